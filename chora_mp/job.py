@@ -1,0 +1,115 @@
+"""A job: read, checked and frozen. The reading and checking of job files is in `jobfile`, imported on demand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from chora_mp.sizing import Limits
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection, Mapping
+
+Format = Literal["jsonl", "json", "yaml", "csv", "toml", "sqlite", "python"]
+Policy = Literal["collect", "fail-fast"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where records come from.
+
+    `path` is absolute; `python` is `(file or module, callable)`. `records` is the path to the list inside a JSON,
+    YAML or TOML document, as names. `delimiter` and `encoding` matter for text; `query` for SQLite. `name` is what
+    messages call it: the path as the job file spells it.
+    """
+
+    name: str
+    format: Format
+    path: Path | None = None
+    python: tuple[str, str] | None = None
+    records: tuple[str, ...] = ()
+    delimiter: str = ","
+    encoding: str = "utf-8"
+    query: str | None = None
+    gzip: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where documents go: an absolute folder and the Jinja2 expression of the path inside it."""
+
+    dir: Path
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class JinjaOptions:
+    """Options of the Jinja2 environment; defaults are Jinja2's own but for `undefined` and `autoescape`.
+
+    Any of the `extra` (Jinja2's own parameter names: `trim_blocks`, `variable_start_string`, …) is passed on as it is.
+    """
+
+    undefined: Literal["strict", "default", "chainable", "debug"] = "strict"
+    autoescape: bool | Literal["auto"] = "auto"
+    sandbox: bool = False
+    extensions: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to render, from what, to where; immutable, every path absolute.
+
+    `context` holds the loaded constants. `plugins` are absolute paths of Python files or names of modules. `lines`
+    maps a dotted key of the job file (`output.path`) to its line, for messages. `workers` 0 renders inline.
+    """
+
+    name: str
+    folder: Path
+    template: str
+    templates: tuple[Path, ...]
+    source: Source | None = None
+    output: Output | None = None
+    key: str | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+    depends: tuple[Path, ...] = ()
+    jinja: JinjaOptions = field(default_factory=JinjaOptions)
+    workers: int | Literal["auto"] = "auto"
+    limits: Limits = field(default_factory=Limits)
+    policy: Policy = "collect"
+    file: str | None = None
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, require: Collection[str] = ()) -> Job:
+        """The job in the file at `path`.
+
+        `require` names keys that the caller cannot do without, of `source` and `output`.
+        Raises `JobError` with every problem of the file at once.
+        """
+        from chora_mp.jobfile import load_job  # noqa: PLC0415  (pydantic is for those who read job files)
+
+        return load_job(Path(path), require)
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any], folder: str | os.PathLike[str] = ".") -> Job:
+        """The job that `data` describes, in the words of a job file; paths are relative to `folder`.
+
+        Raises `JobError` with every problem at once.
+        """
+        from chora_mp.jobfile import job_from_mapping  # noqa: PLC0415
+
+        return job_from_mapping(data, Path(folder))
+
+    def replace(self, **changes: Any) -> Job:
+        """A copy with some fields changed, as `dataclasses.replace`."""
+        return replace(self, **changes)
+
+    def where(self, key: str) -> str:
+        """`job.yaml:12: output.path`: how messages name a key of this job."""
+        place = self.file or "job"
+        line = self.lines.get(key)
+        return f"{place}:{line}: {key}" if line else f"{place}: {key}"

@@ -1,0 +1,140 @@
+"""The vocabulary that crosses process boundaries: spans in, outcomes back, results out. Plain, frozen data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+Status = Literal["rendered", "unchanged", "failed"]
+
+
+class BadRecord(NamedTuple):
+    """What stands in a record's place when there is none: `type` and `message` of the failure it will be."""
+
+    type: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as plain data.
+
+    `template` is relative to its template folder; `line` counts from 1; `chain` lists `template:line` from the
+    outermost template to the innermost, then a plug-in's `file:line` where the error came from one.
+    """
+
+    type: str
+    message: str
+    template: str | None = None
+    line: int | None = None
+    chain: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record stands: the source as the job names it, and its line (row for databases), from 1."""
+
+    file: str
+    line: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemResult:
+    """What became of one item.
+
+    `seq` counts records from 0. `path` is relative to the output folder. `size` in bytes; `digest` is the BLAKE2b-128
+    of the document, in hexadecimal. `duration_s`: seconds from reading the record to the finished file. `text` only
+    where it was asked for.
+    """
+
+    key: str
+    path: str
+    seq: int
+    status: Status
+    size: int = 0
+    digest: str = ""
+    duration_s: float = 0.0
+    attempts: int = 1
+    error: Failure | None = None
+    text: str | None = None
+    source: Place | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The failure as the summary lists it: key, path, seq, source, error, attempts."""
+        return {
+            "key": self.key,
+            "path": self.path,
+            "seq": self.seq,
+            "source": asdict(self.source) if self.source else None,
+            "error": asdict(self.error) if self.error else None,
+            "attempts": self.attempts,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """The summary of a run; `total = successful + failed + unchanged + not_reached`.
+
+    `duration_s` in seconds of wall time, `bytes_written` those that went to disk, `sizing` the terms that gave
+    `workers` (how many processes were really opened is in `workers`).
+    """
+
+    job: str
+    run_id: str
+    total: int
+    successful: int
+    failed: int
+    unchanged: int
+    not_reached: int
+    pruned: int
+    duration_s: float
+    items_per_s: float
+    bytes_written: int
+    workers: int
+    sizing: dict[str, Any]
+    failures: tuple[ItemResult, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON summary of the contract."""
+        names = ("job", "run_id", "total", "successful", "failed", "unchanged", "not_reached", "pruned", "duration_s",
+                 "items_per_s", "bytes_written", "workers", "sizing")  # fmt: skip
+        return {**{name: getattr(self, name) for name in names}, "failures": [f.as_dict() for f in self.failures]}
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One file of records that spans point into.
+
+    `path`: the file to read, absolute. `spooled`: framed by `sources.spool` rather than lines of JSON. `name`: what
+    messages call it. `stamp`: size, mtime in ns and inode at the scan, to notice a change; None for our own files.
+    """
+
+    path: str
+    spooled: bool
+    name: str
+    stamp: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of `count` records that a worker can load by itself.
+
+    `seq` is the first record's number. Reading starts at byte `offset` of `input`, which is the start of line `line`,
+    and passes over `skip` records. `data` holds the records themselves, framed as in a spool, where there is no file.
+    """
+
+    input: Input
+    seq: int
+    count: int
+    offset: int = 0
+    line: int = 1
+    skip: int = 0
+    data: bytes | None = None
+
+    def after(self, done: int) -> Span:
+        """What is left of the span when its first `done` records are dealt with."""
+        return Span(self.input, self.seq + done, self.count - done, self.offset, self.line, self.skip + done, self.data)
+
+    def first(self, count: int) -> Span:
+        """The first `count` records of the span."""
+        return Span(self.input, self.seq, count, self.offset, self.line, self.skip, self.data)
