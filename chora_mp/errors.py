@@ -5,8 +5,10 @@ ChoraError                 exit code 2 unless it says otherwise
 ├── SourceError            the records cannot be read at all, or changed while they were read
 ├── TemplateError          a template that the job reaches, or a plug-in, is broken
 ├── OutputError            the output folder cannot be used
-├── WorkerError            the workers cannot be started or keep dying before they reach an item
-└── Interrupted            stopped by a signal; exit code 130
+└── WorkerError            the workers cannot be started or keep dying before they reach an item
+
+KeyboardInterrupt
+└── Interrupted            stopped by a signal, in good order; exit code 130
 """
 
 from __future__ import annotations
@@ -52,8 +54,11 @@ class WorkerError(ChoraError):
     """Worker processes cannot be started, or die before they reach an item."""
 
 
-class Interrupted(ChoraError):
-    """A signal stopped the run; `result` says what was done by then."""
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the run; `result` says what was done by then.
+
+    No `ChoraError`: what stops a program must not end in somebody's `except Exception`.
+    """
 
     exit_code = 130
 

@@ -98,7 +98,10 @@ class BatchResult:
         """The JSON summary of the contract."""
         names = ("job", "run_id", "total", "successful", "failed", "unchanged", "not_reached", "pruned", "duration_s",
                  "items_per_s", "bytes_written", "workers", "sizing")  # fmt: skip
-        return {**{name: getattr(self, name) for name in names}, "failures": [f.as_dict() for f in self.failures]}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "failures": [f.as_dict() for f in self.failures],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,15 @@ class Span:
 
     def after(self, done: int) -> Span:
         """What is left of the span when its first `done` records are dealt with."""
-        return Span(self.input, self.seq + done, self.count - done, self.offset, self.line, self.skip + done, self.data)
+        return Span(
+            self.input,
+            self.seq + done,
+            self.count - done,
+            self.offset,
+            self.line,
+            self.skip + done,
+            self.data,
+        )
 
     def first(self, count: int) -> Span:
         """The first `count` records of the span."""

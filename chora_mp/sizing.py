@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chora_mp.machine import Machine
 
 MB = 10**6
+ASSUMED_MEMORY = 200 * MB
+"""Bytes that a worker is taken to need until somebody has measured it (the published formula's figure)."""
+
+NO_LIMIT = "no limit set"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +30,104 @@ class Limits:
     rate: float | None = None
     latency: float | None = None
     max_workers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One term of the formula.
+
+    `name` is "cpus", "memory", "rate" or "max_workers". `value`: the workers that it allows, not yet rounded
+    down, or `None` where it limits nothing. `detail` tells people where the value comes from.
+    """
+
+    name: str
+    value: float | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """The number of workers, the name of the term that binds, and every term in the formula's order."""
+
+    workers: int
+    binds: str
+    terms: tuple[Term, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sizing as the summary and `size --json` show it: workers, binds, terms."""
+        return {"workers": self.workers, "binds": self.binds, "terms": [asdict(term) for term in self.terms]}
+
+
+def optimal_workers(
+    machine: Machine | None = None, limits: Limits | None = None, *, cpu_factor: float = 1
+) -> Sizing:
+    """The workers that fit `machine` (default: this one, as it is now) within `limits`; at least 1.
+
+    `cpu_factor` is workers per CPU: 1 for rendering in processes, 2 for threads that wait, `math.inf` for
+    coroutines, which CPUs don't bound. Of equal terms the first binds. Pure, where it is given a machine.
+    """
+    if machine is None:
+        machine = _this_machine()
+    limits = limits or Limits()
+    terms = (_cpus(machine, cpu_factor), _memory(machine, limits), _rate(limits), _max_workers(limits))
+    value, binds = min(_bounds(terms), key=lambda bound: bound[0])
+    return Sizing(workers=max(1, math.floor(value)), binds=binds, terms=terms)
+
+
+def _this_machine() -> Machine:
+    from chora_mp.machine import Machine  # noqa: PLC0415  (it looks at the system, and stands a layer above)
+
+    return Machine.here()
+
+
+def _bounds(terms: tuple[Term, ...]) -> list[tuple[float, str]]:
+    return [(term.value, term.name) for term in terms if term.value is not None]
+
+
+def _cpus(machine: Machine, factor: float) -> Term:
+    unit = "cpu" if machine.cpus == 1 else "cpus"
+    have = f"{machine.cpus:.4g} {unit} ({machine.cpus_from})"
+    if math.isinf(factor):
+        return Term("cpus", None, f"{have}, which don't bound work that only waits")
+    return Term("cpus", _exact(machine.cpus * factor), f"{have} {TIMES} {factor:g}")
+
+
+def _memory(machine: Machine, limits: Limits) -> Term:
+    need = limits.memory_per_item or ASSUMED_MEMORY
+    assumed = "" if limits.memory_per_item else " (assumed)"
+    detail = f"{_size(machine.memory)} ({machine.memory_from}) / {_size(need)} per worker{assumed}"
+    return Term("memory", _exact(machine.memory / need), detail)
+
+
+def _rate(limits: Limits) -> Term:
+    """Little's law: items under way = items per second times the seconds that each takes."""
+    if limits.rate is None:
+        return Term("rate", None, NO_LIMIT)
+    if limits.latency is None:
+        return Term("rate", None, f"{_pace(limits.rate)}, but no latency is set")
+    detail = f"{_pace(limits.rate)} {TIMES} {limits.latency:g} s"
+    return Term("rate", _exact(limits.rate * limits.latency), detail)
+
+
+def _max_workers(limits: Limits) -> Term:
+    if limits.max_workers is None:
+        return Term("max_workers", None, NO_LIMIT)
+    return Term("max_workers", float(limits.max_workers), "limits.max_workers")
+
+
+def _exact(value: float) -> float:
+    """`value` to 12 significant digits.
+
+    Otherwise 84/min at 45 s would be 62.99999999999999, rounded down to 62, and such noise would decide ties.
+    """
+    return float(f"{value:.12g}")
+
+
+def _size(count: int) -> str:
+    """`8.0 GB`, `200 MB`: bytes for people."""
+    return f"{count / (1000 * MB):.1f} GB" if count >= 1000 * MB else f"{count / MB:.4g} MB"
+
+
+def _pace(rate: float) -> str:
+    """`10/s`, `60/min`: items per second for people; a minute up to one a second, as job files have it."""
+    return f"{rate:.6g}/s" if rate > 1 else f"{rate * 60:.6g}/min"
