@@ -1,0 +1,229 @@
+"""Sinks: where a document goes. Files inside the output folder, or the text itself for a caller who wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STATE_FOLDER = ".chora-mp"
+"""The folder inside an output folder that is chora-mp's own."""
+
+_LONGEST_NAME = 255  # bytes in one component: the limit of every common file system
+_OPEN_FOLDERS = 32  # descriptors kept; documents of a folder usually follow each other
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK a FIFO that lies in the way would hold the worker for ever.
+_OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class PathError(ValueError):
+    """An output path that leads nowhere good; says what is wrong with it."""
+
+
+def components(path: str) -> list[bytes]:
+    """The parts of a relative output path, as the file system will see them. Raises `PathError`."""
+    try:
+        raw = path.encode()
+    except UnicodeEncodeError:
+        raise PathError(f"output path {path!r} holds a lone surrogate") from None
+    parts = raw.split(b"/")
+    fault = _fault(raw, parts)
+    if fault:
+        raise PathError(f"output path {path!r} {fault}")
+    return parts
+
+
+def _fault(raw: bytes, parts: list[bytes]) -> str | None:  # noqa: PLR0911  (one answer for each fault)
+    if not raw:
+        return "is empty"
+    if raw.startswith(b"/"):
+        return "is absolute; it must lie inside output.dir"
+    if b"\0" in raw:
+        return "holds a NUL character"
+    if b".." in parts:
+        return "holds '..'; it must lie inside output.dir"
+    if b"" in parts or b"." in parts:
+        return "has an empty or '.' component"
+    if max(map(len, parts)) > _LONGEST_NAME:
+        return f"has a component over {_LONGEST_NAME} bytes"
+    if parts[0].decode().casefold() == STATE_FOLDER:
+        return f"lies in {STATE_FOLDER}, chora-mp's own folder"
+    return None
+
+
+class FileSink:
+    """Writes files inside `root`, each whole or not at all.
+
+    A document is written to `temporary`, a name of this worker's own, in the folder it belongs to, and renamed. Folders
+    are opened once, step by step and without following symlinks, and files are reached through the open folder: nobody
+    can lead the way out of `root` in between. `entering` is told each folder before anything is written to it.
+    """
+
+    def __init__(self, root: str, temporary: str, entering: Callable[[bytes], None]) -> None:
+        self._root = os.path.realpath(os.fsencode(root))
+        self._temporary = temporary.encode()
+        self._entering = entering
+        self._folders: dict[str, tuple[int, bool]] = {}
+        self._current: str | None = None
+
+    def write(self, path: str, data: bytes) -> int:
+        """Bytes written: 0 where the file holds `data` already and is left alone, time stamp and all.
+
+        Raises `PathError`, or `OSError` that names `path`.
+        """
+        name = components(path)[-1]
+        try:
+            return self._write(path, name, data)
+        except FileNotFoundError:
+            # Somebody removed a folder that we hold open: make it again, once.
+            self.close()
+            return self._write(path, name, data)
+
+    def _write(self, path: str, name: bytes, data: bytes) -> int:
+        try:
+            folder, new = self._folder(path.rpartition("/")[0])
+            if not new and _holds(folder, name, data):
+                return 0
+            self._replace(folder, name, data)
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, path) from None
+        return len(data)
+
+    def _replace(self, folder: int, name: bytes, data: bytes) -> None:
+        file = self._create(folder)
+        try:
+            try:
+                _write_all(file, data)
+            finally:
+                os.close(file)
+            os.rename(self._temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary, dir_fd=folder)
+            raise
+
+    def _create(self, folder: int) -> int:
+        try:
+            return os.open(self._temporary, _NEW, 0o666, dir_fd=folder)
+        except FileExistsError:  # left by a worker that was killed in this very seat
+            os.unlink(self._temporary, dir_fd=folder)
+            return os.open(self._temporary, _NEW, 0o666, dir_fd=folder)
+
+    def _folder(self, path: str) -> tuple[int, bool]:
+        """An open descriptor of a folder inside the root, and whether this sink has made the folder."""
+        known = self._folders.get(path)
+        if known is None:
+            known = self._open(path)
+            if len(self._folders) >= _OPEN_FOLDERS:
+                os.close(self._folders.pop(next(iter(self._folders)))[0])
+            self._folders[path] = known
+        if path != self._current:
+            self._current = path
+            self._entering(os.path.join(self._root, path.encode()))
+        return known
+
+    def _open(self, path: str) -> tuple[int, bool]:
+        folder, new = os.open(self._root, _FOLDER), False
+        reached = self._root
+        for name in path.encode().split(b"/") if path else ():
+            reached = os.path.join(reached, name)
+            try:
+                below, new = self._step(folder, name, reached)
+            finally:
+                os.close(folder)
+            folder = below
+        return folder, new
+
+    def _step(self, folder: int, name: bytes, reached: bytes) -> tuple[int, bool]:
+        made = False
+        try:
+            return os.open(name, _FOLDER, dir_fd=folder), made
+        except FileNotFoundError:
+            try:
+                os.mkdir(name, dir_fd=folder)
+                made = True
+            except FileExistsError:  # another worker was faster
+                pass
+        except OSError as error:  # Linux says ENOTDIR of a symlink, others ELOOP
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP) or not os.path.islink(reached):
+                raise
+            return self._through_link(reached), made
+        return os.open(name, _FOLDER, dir_fd=folder), made
+
+    def _through_link(self, reached: bytes) -> int:
+        target = os.path.realpath(reached)
+        if os.path.commonpath([target, self._root]) != self._root:
+            raise PathError(f"symlink {os.fsdecode(reached)!r} leads out of output.dir")
+        return os.open(target, _FOLDER)
+
+    def close(self) -> None:
+        """Close the folders; the sink can be used again."""
+        for folder, _ in self._folders.values():
+            os.close(folder)
+        self._folders.clear()
+        self._current = None
+
+
+def _write_all(file: int, data: bytes) -> None:
+    written = os.write(file, data)
+    while written < len(data):  # a full disk or a file size limit takes a part first and says why at the next call
+        written += os.write(file, memoryview(data)[written:])
+
+
+def _holds(folder: int, name: bytes, data: bytes) -> bool:
+    """Whether the regular file `name` in an open folder consists of exactly `data`."""
+    try:
+        file = os.open(name, _OLD, dir_fd=folder)
+    except OSError:  # not there, or not to be read: then it is to be replaced
+        return False
+    try:
+        status = os.fstat(file)
+        return stat.S_ISREG(status.st_mode) and status.st_size == len(data) and _read(file, len(data)) == data
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+
+
+def _read(file: int, size: int) -> bytes:
+    parts = []
+    while size and (part := os.read(file, size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+class TextSink:
+    """Keeps documents in one file a span, which the coordinator reads and removes: text never crosses a pipe.
+
+    A worker that dies in the middle of a message longer than the pipe would leave its future pending for ever.
+    """
+
+    def __init__(self, folder: str, seat: int) -> None:
+        self._prefix = os.path.join(folder, f"text-{seat}-")
+        self._count = 0
+        self._parts: list[bytes] = []
+        self.size = 0
+
+    def add(self, data: bytes) -> None:
+        """Keep one more document of the span."""
+        self._parts.append(data)
+        self.size += len(data)
+
+    def store(self) -> str | None:
+        """The file that holds the span's documents one after the other; None where there are none."""
+        if not self._parts:
+            return None
+        self._count += 1
+        path = f"{self._prefix}{self._count}"
+        with open(path, "wb") as file:
+            file.writelines(self._parts)
+        self._parts.clear()
+        self.size = 0
+        return path

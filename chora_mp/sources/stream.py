@@ -1,0 +1,62 @@
+"""Spans of an iterable that the caller owns: it may be endless, so the records travel inside the spans."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from chora_mp.records import Input, Span
+from chora_mp.sources.spool import as_record, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# A span leaves as soon as it holds this much or took this long to fill: first results do not wait for a slow source.
+_MOST_BYTES = 2**20
+_MOST_SECONDS = 0.02
+
+
+class StreamSpans:
+    """Spans of `records`, pulled only when asked for; `left` is None as long as there may be more."""
+
+    def __init__(self, records: Iterable[Any]) -> None:
+        self._records: Iterator[Any] = iter(records)
+        self._input = Input("", spooled=True, name="records")
+        self._returned: deque[Span] = deque()
+        self._seq = 0
+        self._ended = False
+
+    @property
+    def left(self) -> int | None:
+        """Records still to be handed out; None while the iterable has not ended."""
+        return sum(span.count for span in self._returned) if self._ended else None
+
+    def take(self, count: int) -> Span | None:
+        """The next span, of at most `count` records; None when all are handed out. Raises what the iterable raises."""
+        if self._returned:
+            span = self._returned.popleft()
+            if span.count > count:
+                self._returned.appendleft(span.after(count))
+            return span.first(min(count, span.count))
+        frames = [] if self._ended else self._pull(count)
+        if not frames:
+            return None
+        span = Span(self._input, self._seq, len(frames), data=b"".join(frames))
+        self._seq += len(frames)
+        return span
+
+    def give_back(self, spans: Iterable[Span]) -> None:
+        """Take back spans that were not, or not wholly, dealt with; the first of them comes out next."""
+        self._returned.extendleft(reversed(list(spans)))
+
+    def _pull(self, count: int) -> list[bytes]:
+        frames: list[bytes] = []
+        size, end = 0, time.monotonic() + _MOST_SECONDS
+        for value in self._records:
+            frames.append(frame(None, as_record(value)))
+            size += len(frames[-1])
+            if len(frames) >= count or size >= _MOST_BYTES or time.monotonic() >= end:
+                return frames
+        self._ended = True
+        return frames

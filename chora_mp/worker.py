@@ -1,0 +1,528 @@
+"""The worker: all that happens to a record, from bytes in a file to a document in another. Runs in every seat."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import importlib
+import marshal
+import os
+import pickle
+import re
+import sys
+import time
+import types
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+import jinja2
+
+from chora_mp import failures
+from chora_mp.environment import (
+    Document,
+    Expression,
+    document_environment,
+    expression_environment,
+    referenced,
+)
+from chora_mp.errors import ChoraError, SourceError, TemplateError, WorkerError
+from chora_mp.records import BadRecord, Failure, ItemResult, Place, Span
+from chora_mp.sinks import FileSink, TextSink
+from chora_mp.sources import jsonl, spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from chora_mp.bundle import Bundle, Plugin
+    from chora_mp.environment import DocumentEnvironment
+    from chora_mp.job import Source
+    from chora_mp.slots import Slot
+    from chora_mp.sources.marks import Marks
+
+# A message must fit the pipe beside its neighbour, or a worker's death in the middle of it leaves the other end waiting
+# for ever. Estimated generously below; the pipe holds 64 KiB.
+_FULL_MESSAGE = 12 * 2**10
+_FULL_TEXTS = 8 * 2**20  # bytes of kept documents before a span is handed back early: memory stays flat
+
+_clock = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What every worker of a run is told once.
+
+    `bundle`: the file that holds the pickled bundle. `output`: the output folder, None to write nothing. `scratch`: the
+    run's own folder. `temporary`: how temporary files' names begin. `only`: a glob that keys must match. `details`:
+    whether to answer with every item or with the failures alone. `keep_text`: whether to hand documents back.
+    """
+
+    bundle: str
+    output: str | None
+    scratch: str
+    temporary: str
+    only: str | None = None
+    details: bool = False
+    keep_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a span's first `done` records: so many `rendered`, so many `skipped` (not asked for).
+
+    `written` in bytes, `seconds` of work. `items`: the failures, or all items where details were asked for, in order.
+    `texts`: the file with the documents of the rendered ones, one after the other.
+    """
+
+    done: int
+    rendered: int
+    skipped: int
+    written: int
+    seconds: float
+    items: tuple[ItemResult, ...]
+    texts: str | None = None
+
+    @property
+    def failed(self) -> int:
+        """How many of the records failed."""
+        return self.done - self.rendered - self.skipped
+
+
+class Worker:
+    """One worker's state: its orders, its slot, the bundle it renders from and the file it reads from."""
+
+    def __init__(self, orders: Orders, slot: Slot, seat: int, *, inline: bool = False) -> None:
+        self._orders = orders
+        self._slot = slot
+        self._seat = seat
+        self._inline = inline
+        self._renderer: Renderer | None = None
+        self._open: tuple[str, IO[bytes]] | None = None
+
+    def prepare(self) -> None:
+        """Compile what the job reaches, once for all workers.
+
+        Raises `TemplateError` with every problem of templates, expressions and plug-ins at once.
+        """
+        renderer = Renderer(self._bundle(), {})
+        code = renderer.compile_reachable()
+        with open(self._orders.bundle + ".code", "wb") as file:
+            pickle.dump(code, file, 5)
+        self._renderer = renderer
+
+    def scan(self, path: str, start: int, end: int) -> Marks:
+        """Where the records of bytes `start` to `end` of a JSONL file are. Raises `SourceError`."""
+        try:
+            return jsonl.scan(path, start, end)
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
+
+    def spool(self, source: Source, path: str) -> None:
+        """Read `source` once, into a spool at `path` and its marks beside it. Raises `SourceError`."""
+        from chora_mp.sources.spooling import spool_source  # noqa: PLC0415  (parsers that only this call needs)
+
+        spool_source(source, path)
+
+    def render(self, span: Span, budget: float) -> Outcome:
+        """Render the records of `span`, in order, for about `budget` seconds; what is left is the caller's to see.
+
+        Raises `SourceError` where the records are no longer what they were, nothing else.
+        """
+        renderer = self._renderer or self._start_renderer()
+        return _Pass(self._orders, self._slot, renderer, self._sinks(), inline=self._inline).run(
+            span, self._records(span), budget
+        )
+
+    def identify(self, span: Span) -> tuple[str, str, int | None]:
+        """Key, path and line of the span's first record, for the failure of an item that could not tell itself."""
+        renderer = self._renderer or self._start_renderer()
+        self._slot.at(span.seq, span.seq, _clock())
+        line, record = next(self._records(span))
+        item = _Item(renderer)
+        if not isinstance(record, BadRecord):
+            with contextlib.suppress(Exception):
+                item.open(record)
+        self._slot.idle()
+        return failures.printable(item.key), failures.printable(item.path), line
+
+    def close(self) -> None:
+        """Let go of files and folders."""
+        if self._open:
+            self._open[1].close()
+        if self._renderer and self._renderer.files:
+            self._renderer.files.close()
+        self._slot.close()
+
+    def _bundle(self) -> Bundle:
+        with open(self._orders.bundle, "rb") as file:
+            bundle: Bundle = pickle.load(file)
+            return bundle
+
+    def _start_renderer(self) -> Renderer:
+        with open(self._orders.bundle + ".code", "rb") as file:
+            self._renderer = Renderer(self._bundle(), pickle.load(file))
+        return self._renderer
+
+    def _sinks(self) -> tuple[FileSink | None, TextSink | None]:
+        renderer, orders = self._renderer, self._orders
+        if renderer is None:
+            return None, None
+        if orders.output and renderer.files is None:
+            renderer.files = FileSink(orders.output, f"{orders.temporary}{self._seat}", self._slot.entering)
+        if orders.keep_text and renderer.texts is None:
+            renderer.texts = TextSink(orders.scratch, self._seat)
+        return renderer.files, renderer.texts
+
+    def _records(self, span: Span) -> Iterator[tuple[int | None, Any]]:
+        if span.data is not None:
+            import io  # noqa: PLC0415
+
+            return spool.read_frames(io.BytesIO(span.data), span.skip)
+        file = self._file(span)
+        file.seek(span.offset)
+        if span.input.spooled:
+            return spool.read_frames(file, span.skip)
+        return jsonl.read_lines(file, span.line, span.skip)
+
+    def _file(self, span: Span) -> IO[bytes]:
+        path = span.input.path
+        try:
+            if self._open is None or self._open[0] != path:
+                self._open = (path, open(path, "rb", buffering=2**17))  # noqa: SIM115  (kept for the next span)
+            if span.input.stamp not in (None, jsonl.stamp(path)):
+                raise SourceError(f"{span.input.name}: the file changed while it was read; run again")
+        except OSError as error:
+            raise SourceError(f"{span.input.name}: cannot be read: {error.strerror}") from None
+        return self._open[1]
+
+
+class Renderer:
+    """A bundle brought to life: the environments, the expressions, the plug-ins' functions and the templates."""
+
+    def __init__(self, bundle: Bundle, code: dict[str, bytes]) -> None:
+        """Load plug-ins and compile expressions. Raises `TemplateError` with every problem at once."""
+        self.bundle = bundle
+        self.files: FileSink | None = None
+        self.texts: TextSink | None = None
+        self._code = code
+        self._documents: dict[str, Document] = {}
+        problems: list[str] = []
+        sys.path[:0] = [folder for folder in _plugin_folders(bundle) if folder not in sys.path]
+        self._start_environments(problems)
+        for number, plugin in enumerate(bundle.plugins):
+            self._add_plugin(number, plugin, problems)
+        self._environment.globals.update(bundle.context)
+        self.globals = dict(self._environment.globals)
+        self._expressions.globals = self._environment.globals
+        self._template = self._expression("template", bundle.template, problems)
+        self.path = self._expression("output.path", bundle.path, problems)
+        self.key = self._expression("key", bundle.key, problems)
+        if problems:
+            raise TemplateError(problems)
+
+    def document(self, variables: dict[str, Any]) -> Document:
+        """The template of a record, compiled. Raises what choosing or compiling it raises."""
+        name = self.choose(variables)
+        found = self._documents.get(name)
+        if found is None:
+            found = self._documents[name] = Document(self._environment.get_template(name))
+        return found
+
+    def choose(self, variables: dict[str, Any]) -> str:
+        """The name of a record's template."""
+        assert self._template is not None  # noqa: S101  (the constructor raised otherwise)
+        return self._template.constant or self._template(variables)
+
+    def compile_reachable(self) -> dict[str, bytes]:
+        """Marshalled code of every template that the job surely may reach, by name.
+
+        A template chosen per record is not known yet: it is compiled where it is met, and if broken fails its items.
+        Raises `TemplateError` with every syntax error, or where the job's template does not exist.
+        """
+        name = self._template.constant if self._template else None
+        if name is None:
+            return self._code
+        if name not in self.bundle.templates:
+            where = self.bundle.labels["template"]
+            near = failures.did_you_mean(name, self.bundle.templates)
+            raise TemplateError([f"{where}: no template {name!r} in the template folders{near}"])
+        problems: list[str] = []
+        todo, done = [name], {name}
+        while todo:
+            for reached in self._compile(todo.pop(), problems):
+                if reached is not None and reached in self.bundle.templates and reached not in done:
+                    done.add(reached)
+                    todo.append(reached)
+        if problems:
+            raise TemplateError(sorted(problems))
+        return self._code
+
+    def _compile(self, name: str, problems: list[str]) -> list[str | None]:
+        """Compile one template; the names of those it refers to."""
+        environment, loader = self._environment, self._environment.loader
+        assert loader is not None  # noqa: S101
+        path: str | None = self.bundle.templates[name][0]
+        try:
+            source, path, _ = loader.get_source(environment, name)
+            code = environment.compile(source, name, path)
+            tree = environment.parse(source, name, path)
+        except jinja2.TemplateSyntaxError as error:
+            problems.append(failures.syntax_problem(error, path))
+            return []
+        except Exception as error:  # noqa: BLE001  (constant folding runs filters, an extension its own code)
+            problems.append(f"{path}: {type(error).__name__}: {error}")
+            return []
+        self._code[name] = marshal.dumps(code)
+        return list(referenced(tree))
+
+    def _start_environments(self, problems: list[str]) -> None:
+        options, templates = self.bundle.jinja, self.bundle.templates
+        try:
+            self._environment: DocumentEnvironment = document_environment(options, templates, self._code)
+            self._expressions: DocumentEnvironment = expression_environment(options)
+        except Exception as error:  # noqa: BLE001  (extensions are foreign code)
+            raise TemplateError([f"{self.bundle.labels['jinja.extensions']}: {error}", *problems]) from None
+        # One set of filters and tests, whichever environment asks.
+        self._expressions.filters = self._environment.filters
+        self._expressions.tests = self._environment.tests
+
+    def _add_plugin(self, number: int, plugin: Plugin, problems: list[str]) -> None:
+        where = self.bundle.labels["plugins"]
+        try:
+            names = _run_plugin(number, plugin)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            problems.append(f"{where}: {_plugin_error(plugin, error)}")
+            return
+        for kind, home in (
+            ("FILTERS", self._environment.filters),
+            ("TESTS", self._environment.tests),
+            ("GLOBALS", self._environment.globals),
+        ):
+            given = names.get(kind, {})
+            if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+                problems.append(f"{where}: {plugin.name}: {kind} is not a dictionary of names")
+                continue
+            home.update(given)
+        if not any(kind in names for kind in ("FILTERS", "TESTS", "GLOBALS")):
+            problems.append(f"{where}: {plugin.name} has none of FILTERS, TESTS and GLOBALS")
+
+    def _expression(self, key: str, source: str | None, problems: list[str]) -> Expression | None:
+        if source is None:
+            return None
+        try:
+            return Expression(self._expressions, source)
+        except jinja2.TemplateSyntaxError as error:
+            problems.append(f"{self.bundle.labels[key]}: {error.message}")
+        except Exception as error:  # noqa: BLE001  (constant folding runs filters)
+            problems.append(f"{self.bundle.labels[key]}: {type(error).__name__}: {error}")
+        return None
+
+
+class _Pass:
+    """One span's way through the worker: counts, items and where each began."""
+
+    def __init__(
+        self,
+        orders: Orders,
+        slot: Slot,
+        renderer: Renderer,
+        sinks: tuple[FileSink | None, TextSink | None],
+        *,
+        inline: bool,
+    ) -> None:
+        self._orders = orders
+        self._slot = slot
+        self._renderer = renderer
+        self._files, self._texts = sinks
+        self._inline = inline
+        self._only = re.compile(fnmatch.translate(orders.only)).match if orders.only is not None else None
+        self._items: list[ItemResult] = []
+        self._weight = 0
+        self._rendered = self._skipped = self._written = 0
+
+    def run(self, span: Span, records: Iterator[tuple[int | None, Any]], budget: float) -> Outcome:
+        at, count = self._slot.at, span.count
+        started = since = _clock()
+        end = started + budget
+        done = 0
+        while done < count:
+            seq = span.seq + done
+            at(span.seq, seq, since)
+            entry = next(records, None)
+            if entry is None:
+                self._slot.idle()
+                raise SourceError(f"{span.input.name}: the file ends before record {seq + 1}; run again")
+            self._item(span, seq, *entry, since)
+            done += 1
+            since = _clock()
+            if since > end or self._weight > _FULL_MESSAGE or (self._texts and self._texts.size > _FULL_TEXTS):
+                break
+        self._slot.idle()
+        texts = self._texts.store() if self._texts else None
+        items = tuple(self._items)
+        return Outcome(done, self._rendered, self._skipped, self._written, since - started, items, texts)
+
+    def _item(self, span: Span, seq: int, line: int | None, record: Any, since: float) -> None:
+        """Render one record and note what became of it."""
+        item = _Item(self._renderer)
+        try:
+            if record.__class__ is BadRecord:
+                raise _NoRecordError(record)
+            item.open(record)
+            if self._only and not self._only(item.key):
+                self._skipped += 1
+                return
+            data = item.render()
+            if self._files:
+                item.doing = "write"
+                self._written += self._files.write(item.path, data)
+            if self._texts:
+                self._texts.add(data)
+        except BaseException as error:
+            if self._inline and isinstance(error, KeyboardInterrupt):
+                raise
+            self._note(span, seq, line, item, since, failure=item.failure(error))
+            return
+        self._rendered += 1
+        if self._orders.details:
+            self._note(span, seq, line, item, since, data=data)
+
+    def _note(
+        self,
+        span: Span,
+        seq: int,
+        line: int | None,
+        item: _Item,
+        since: float,
+        data: bytes = b"",
+        failure: Failure | None = None,
+    ) -> None:
+        place = Place(span.input.name, line)
+        key = failures.printable(item.key) if item.key else f"{place.file}:{line or seq + 1}"
+        self._items.append(
+            ItemResult(
+                key[:1000],
+                failures.printable(item.path)[:4096],
+                seq,
+                "failed" if failure else "rendered",
+                size=len(data),
+                digest="" if failure else hashlib.blake2b(data, digest_size=16).hexdigest(),
+                duration_s=_clock() - since,
+                error=failure,
+                source=place,
+            )
+        )
+        self._weight += 160 + len(key) + len(item.path)
+        if failure:
+            self._weight += 100 + len(failure.message) + sum(map(len, failure.chain))
+
+
+class _NoRecordError(Exception):
+    """There is no record to render; holds the `BadRecord` that stands in its place."""
+
+    def __init__(self, bad: BadRecord) -> None:
+        self.bad = bad
+
+
+class _Item:
+    """One record on its way to a document; `doing` is the step that an error would belong to."""
+
+    __slots__ = ("doing", "key", "path", "renderer", "variables")
+
+    def __init__(self, renderer: Renderer) -> None:
+        self.renderer = renderer
+        self.key = self.path = ""
+        self.doing = "output.path"
+
+    def open(self, record: dict[str, Any]) -> None:
+        """Merge globals, constants and the record, and evaluate path and key."""
+        renderer = self.renderer
+        self.variables = {**renderer.globals, **record}
+        if renderer.path:
+            self.path = renderer.path(self.variables)
+        self.doing = "key"
+        self.key = renderer.key(self.variables) if renderer.key else self.path
+
+    def render(self) -> bytes:
+        """The document, encoded."""
+        self.doing = "template"
+        document = self.renderer.document(self.variables)
+        self.doing = "document"
+        return document.render(self.variables).encode()
+
+    def failure(self, error: BaseException) -> Failure:
+        """What went wrong, told where the person can mend it."""
+        if isinstance(error, _NoRecordError):
+            return Failure(error.bad.type, failures.printable(error.bad.message)[:2000])
+        bundle = self.renderer.bundle
+        if isinstance(error, UnicodeEncodeError) and self.doing == "document":
+            character = error.object[error.start : error.start + 1]
+            message = f"the document holds a lone surrogate ({character!r}), which UTF-8 cannot express"
+            return Failure("UnicodeEncodeError", message, self.renderer.choose(self.variables))
+        # What a template's own lines say needs no prefix; of an expression only the job file knows the line.
+        prefix = f"{bundle.labels[self.doing]}: " if self.doing in bundle.labels else ""
+        if isinstance(error, jinja2.TemplateSyntaxError):
+            prefix = ""
+        return failures.failure_of(error, prefix, bundle.templates)
+
+
+def _plugin_folders(bundle: Bundle) -> list[str]:
+    """Where plug-ins may import from: beside the job file, and beside themselves."""
+    if not bundle.plugins:
+        return []
+    return [
+        *dict.fromkeys(os.path.dirname(plugin.path) for plugin in bundle.plugins if plugin.path),
+        bundle.folder,
+    ]
+
+
+def _run_plugin(number: int, plugin: Plugin) -> dict[str, Any]:
+    """The names that a plug-in defines. Raises whatever it raises."""
+    if plugin.path is None:
+        return vars(importlib.import_module(plugin.name))
+    module = types.ModuleType(failures.plugin_module_name(number, plugin.name))
+    module.__file__ = plugin.path
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    exec(compile(plugin.source, plugin.path, "exec"), module.__dict__)  # noqa: S102  (what a plug-in is for)
+    return module.__dict__
+
+
+def _plugin_error(plugin: Plugin, error: BaseException) -> str:
+    """`plugins.py:12: ValueError: …`: the innermost line of the plug-in itself."""
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == plugin.path else None
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == plugin.path:
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    place = os.path.basename(plugin.path) if plugin.path else plugin.name
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return failures.printable(f"{place}:{line}: " if line else f"{place}: ") + f"{type(error).__name__}: {message}"
+
+
+_worker: Worker | None = None
+
+
+def start(orders: Orders, slots: str, seat: int) -> None:
+    """Make this process the worker of `seat`: the first thing it is told."""
+    from chora_mp import seats  # noqa: PLC0415
+    from chora_mp.slots import Slot  # noqa: PLC0415
+
+    global _worker  # noqa: PLW0603  (a process is one worker; calls reach it by name)
+    seats.settle_in()
+    slot = Slot(slots, seat)
+    slot.start(os.getpid())
+    _worker = Worker(orders, slot, seat)
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a method of this process's worker. Raises `ChoraError` only: no other exception is sure to travel well."""
+    method: Callable[..., Any] = getattr(_worker, name)
+    try:
+        return method(*arguments)
+    except ChoraError:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        raise WorkerError(f"{name}: {type(error).__name__}: {failures.printable(str(error))}") from None
