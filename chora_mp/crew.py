@@ -1,0 +1,97 @@
+"""The crew: the seats that are open, and what may be asked of them one task at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import BrokenExecutor, Future
+from typing import TYPE_CHECKING, Any, Self
+
+from chora_mp.errors import WorkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from chora_mp.lanes import Lane, Seat
+
+
+class Crew:
+    """The open seats of a lane. Leaving the context ends them, at once if it is left by an error."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.seats: list[Seat] = []
+        self.most_open = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if kind is not None:
+                self.kill()
+            while self.seats:
+                self.seats.pop().close()
+        finally:
+            self.kill()
+            self.lane.close()
+
+    @property
+    def full(self) -> bool:
+        """Whether no further seat may be opened."""
+        return len(self.seats) >= self.lane.most
+
+    def open(self) -> Seat:
+        """Open one more seat."""
+        seat = self.lane.open()
+        self.seats.append(seat)
+        self.most_open = max(self.most_open, len(self.seats))
+        return seat
+
+    def replace(self, seat: Seat) -> str:
+        """Bury a seat whose worker died and open another in its place; how the worker ended, in words."""
+        self.seats.remove(seat)
+        ending = seat.bury()
+        self.open()
+        return ending
+
+    def kill(self) -> None:
+        """End every worker at once and remove what they leave."""
+        for seat in self.seats:
+            seat.kill()
+        while self.seats:
+            self.seats.pop().bury()
+
+    def renew(self) -> None:
+        """End the workers, which have nothing to do; the next task opens a fresh one."""
+        while self.seats:
+            self.seats.pop().close()
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """What a worker's method returns. Raises what it raises, or `WorkerError` where the worker dies of it."""
+        return next(self.ask_all([(name, *arguments)]))
+
+    def ask_all(self, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """The results of all `tasks` (method and arguments), in order; more seats are opened for many.
+
+        Raises as `ask`.
+        """
+        waiting = deque(tasks)
+        wanted = min(self.lane.most, max(1, len(waiting) // 2))
+        while len(self.seats) < wanted:
+            self.open()
+        asked: deque[tuple[Seat, str, Future[Any]]] = deque()
+        for turn in range(len(waiting)):
+            if len(asked) >= wanted * self.lane.depth:
+                yield self._answer(*asked.popleft())
+            seat = self.seats[turn % wanted]
+            name, *arguments = waiting.popleft()
+            asked.append((seat, name, seat.submit(name, *arguments)))
+        while asked:
+            yield self._answer(*asked.popleft())
+
+    def _answer(self, seat: Seat, name: str, future: Future[Any]) -> Any:
+        try:
+            return future.result()
+        except BrokenExecutor:
+            self.seats.remove(seat)
+            raise WorkerError(f"the worker {seat.bury()} in {name!r}, before anything was rendered") from None

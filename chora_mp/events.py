@@ -1,0 +1,52 @@
+"""What observers are told. An observer is any callable that takes an event; it is told spans, never records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chora_mp.records import BatchResult
+    from chora_mp.sizing import Sizing
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingStarted:
+    """The records are being looked for: `source` as the job names it."""
+
+    job: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenderingStarted:
+    """Rendering begins: `total` items (None: nobody knows yet), at most `sizing.workers` workers."""
+
+    job: str
+    total: int | None
+    sizing: Sizing
+
+
+@dataclass(frozen=True, slots=True)
+class SpanCompleted:
+    """Items `done` so far, `failed` among them, of `total`, by `workers` workers."""
+
+    done: int
+    failed: int
+    total: int | None
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenderingEnded:
+    """The run is over."""
+
+    result: BatchResult
+
+
+Event = ReadingStarted | RenderingStarted | SpanCompleted | RenderingEnded
+
+if TYPE_CHECKING:
+    Observer = Callable[[Event], None]

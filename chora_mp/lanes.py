@@ -1,0 +1,209 @@
+"""Lanes: where spans run. A crew of seats, each a process pool of one, or the coordinator's own process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+
+from chora_mp import worker
+from chora_mp.errors import OutputError, WorkerError
+from chora_mp.slots import Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from chora_mp.seats import Server
+    from chora_mp.slots import Note
+    from chora_mp.worker import Orders
+
+
+class Seat(Protocol):
+    """One worker that tasks can be given to."""
+
+    number: int
+
+    def submit(self, name: str, *arguments: Any) -> Future[Any]:
+        """Have the worker's method `name` called; its result, or what it raises, comes in the future."""
+
+    def note(self) -> Note:
+        """What the worker is at."""
+
+    def kill(self) -> None:
+        """End the worker at once, in whatever it does."""
+
+    def bury(self) -> str:
+        """Clear up after a worker that died; how it ended, in words."""
+
+    def close(self) -> None:
+        """End a worker that has nothing to do."""
+
+
+class Lane(Protocol):
+    """A place where spans run: at most `most` seats, each with at most `depth` spans at a time."""
+
+    most: int
+    depth: int
+
+    def open(self) -> Seat:
+        """Open one more seat. Raises `WorkerError`."""
+
+    def close(self) -> None:
+        """End what the lane as a whole has started; seats are closed by those who opened them."""
+
+
+class ProcessSeat:
+    """A worker process behind a `ProcessPoolExecutor` of one.
+
+    One pool of N breaks whole when one worker dies, and blames every future; a pool of one loses only its own.
+    """
+
+    def __init__(self, number: int, orders: Orders, slots: str, server: Server) -> None:
+        from chora_mp.seats import SeatContext  # noqa: PLC0415  (inline runs start no process)
+
+        self.number = number
+        self._slot = Slot(slots, number)
+        self._slot.start(0)
+        self._temporary = f"{orders.temporary}{number}".encode()
+        self._context = SeatContext(server)
+        self._executor: Executor = ProcessPoolExecutor(
+            1, self._context, initializer=worker.start, initargs=(orders, slots, number)
+        )
+
+    def submit(self, name: str, *arguments: Any) -> Future[Any]:
+        """Have the worker's method called, after what it was given before. The first call starts the process."""
+        try:
+            return self._executor.submit(worker.call, name, *arguments)
+        except OSError as error:
+            raise WorkerError(f"cannot start a worker process: {error.strerror}") from None
+
+    def note(self) -> Note:
+        """What the worker is at."""
+        return self._slot.read()
+
+    def kill(self) -> None:
+        """End the worker with SIGKILL: it may hang in C code, and the milder signals are blocked in it."""
+        process = self._context.process
+        if process is not None and process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
+    def bury(self) -> str:
+        """Wait for the end of a worker that died or was killed, remove what it left; how it ended, in words."""
+        process = self._context.process
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        code = None
+        if process is not None and process.pid is not None:
+            process.join()
+            code = process.exitcode
+        folder = self._slot.read().folder
+        if folder:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(folder, self._temporary))
+        self._slot.close()
+        return _ending(code)
+
+    def close(self) -> None:
+        """End a worker that has nothing to do."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._slot.close()
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "did not start"
+    if code < 0:
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+    return f"ended with exit code {code}"
+
+
+class ProcessLane:
+    """Worker processes, started one by one from a fork server of the run's own."""
+
+    depth = 2  # one span in work and one waiting, so that no worker waits for the coordinator
+
+    def __init__(self, orders: Orders, most: int) -> None:
+        """A lane of at most `most` seats. Raises `OutputError` where the slots cannot be written."""
+        from chora_mp.seats import Server  # noqa: PLC0415
+
+        self.most = most
+        self._orders = orders
+        self._server = Server()
+        self._slots = os.path.join(orders.scratch, "slots")
+        self._numbers: Callable[[], int] = iter(range(1 << 30)).__next__
+
+    def open(self) -> ProcessSeat:
+        """Open one more seat; its process starts with its first task."""
+        try:
+            return ProcessSeat(self._numbers(), self._orders, self._slots, self._server)
+        except OSError as error:
+            raise OutputError(f"{self._slots}: cannot be written: {error.strerror}") from None
+
+    def close(self) -> None:
+        """End the fork server."""
+        self._server.stop()
+
+
+class InlineSeat:
+    """The coordinator's own process as a seat: for debuggers, and for comparing."""
+
+    def __init__(self, orders: Orders, slots: str) -> None:
+        self.number = 0
+        self._slot = Slot(slots, 0)
+        self._slot.start(os.getpid())
+        self._worker = worker.Worker(orders, self._slot, 0, inline=True)
+
+    def submit(self, name: str, *arguments: Any) -> Future[Any]:
+        """Call the worker's method here and now."""
+        import sys  # noqa: PLC0415
+
+        future: Future[Any] = Future()
+        with contextlib.redirect_stdout(sys.stderr):
+            try:
+                future.set_result(getattr(self._worker, name)(*arguments))
+            except Exception as error:  # noqa: BLE001  (the future carries it to where it is dealt with)
+                future.set_exception(error)
+        return future
+
+    def note(self) -> Note:
+        """What the worker is at."""
+        return self._slot.read()
+
+    def kill(self) -> None:
+        """Nothing: what runs here has ended when anybody can ask."""
+
+    def bury(self) -> str:
+        """Close the seat."""
+        self.close()
+        return "ended"
+
+    def close(self) -> None:
+        """Let go of files and folders."""
+        self._worker.close()
+
+
+class InlineLane:
+    """One seat, in this process."""
+
+    most = 1
+    depth = 1
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+
+    def open(self) -> InlineSeat:
+        """The seat. Raises `OutputError` where its slot cannot be written."""
+        slots = os.path.join(self._orders.scratch, "slots")
+        try:
+            return InlineSeat(self._orders, slots)
+        except OSError as error:
+            raise OutputError(f"{slots}: cannot be written: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Nothing was started."""

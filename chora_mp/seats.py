@@ -1,0 +1,145 @@
+"""How worker processes are started: from a fork server of the run's own that knows nothing of the caller's script.
+
+Differs from `multiprocessing.get_context("forkserver")` in four ways. Workers never import the caller's `__main__`, so
+scripts without a guard, a REPL and a notebook work. The server is this run's own: it is preloaded with the worker's
+modules and ends with the run. Server and workers are shielded from signals that a terminal sends to the whole process
+group. And a worker is gone when the coordinator is: it keeps no end of the server's lifeline open, and the kernel kills
+it when the server ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import signal
+import sys
+from multiprocessing import context, forkserver, popen_forkserver, resource_tracker, spawn, util
+from multiprocessing.reduction import ForkingPickler
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SHIELDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Server:
+    """The fork server of one run. Started by the first worker, ended by `stop`."""
+
+    def __init__(self) -> None:
+        self._server = forkserver.ForkServer()
+        self._server.set_forkserver_preload(["chora_mp.worker", "chora_mp.seats"])
+
+    def new_process(self, descriptors: list[int]) -> tuple[int, int]:
+        """Have a process forked; the ends of its status and data pipes."""
+        with _shield(), _safe_path():
+            return self._server.connect_to_new_process(descriptors)
+
+    def stop(self) -> None:
+        """End the server, once its workers have ended."""
+        self._server._stop()  # type: ignore[attr-defined]  # noqa: SLF001  (multiprocessing's own tests use it)
+
+
+class _Popen(popen_forkserver.Popen):
+    """`popen_forkserver.Popen` with a server of the run's own and no word of `__main__` in what it sends."""
+
+    def _launch(self, process_obj: SeatProcess) -> None:
+        data = spawn.get_preparation_data(process_obj.name)
+        for key in ("init_main_from_name", "init_main_from_path"):
+            data.pop(key, None)
+        server, process_obj.server = process_obj.server, None
+        message = io.BytesIO()
+        context.set_spawning_popen(self)
+        try:
+            ForkingPickler(message, 5).dump(data)
+            ForkingPickler(message, 5).dump(process_obj)
+        finally:
+            context.set_spawning_popen(None)
+        assert server is not None  # noqa: S101
+        self.sentinel, writer = server.new_process(self._fds)  # type: ignore[attr-defined]
+        parent_writer = os.dup(writer)
+        self.finalizer = util.Finalize(self, util.close_fds, (parent_writer, self.sentinel))  # type: ignore[attr-defined]
+        with open(writer, "wb") as file:
+            file.write(message.getbuffer())
+        self.pid = forkserver.read_signed(self.sentinel)
+
+
+class SeatProcess(context.ForkServerProcess):
+    """A worker process."""
+
+    server: Server | None = None
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        return _Popen(process_obj)
+
+
+class SeatContext(context.ForkServerContext):
+    """The context for one seat's executor; `process` is the worker that it started."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._server = server
+        self.process: SeatProcess | None = None
+
+    def Process(self, *arguments: Any, **options: Any) -> SeatProcess:  # type: ignore[override]  # noqa: N802
+        """Make the worker process, and remember it."""
+        self.process = SeatProcess(*arguments, **options)
+        self.process.server = self._server
+        return self.process
+
+
+def settle_in() -> None:
+    """What a worker does first: leave the lifeline to the server, tie its life to it, keep stdout clean."""
+    os.environ.pop("PYTHONSAFEPATH", None) if _set_by_us() else None
+    lifeline = forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]  # noqa: SLF001
+    if lifeline is not None:
+        os.close(lifeline)
+        forkserver._forkserver._forkserver_alive_fd = None  # type: ignore[attr-defined]  # noqa: SLF001
+    _die_with_parent()
+    os.dup2(2, 1)  # what a template prints must not mix with what the command answers
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        server = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != server:  # it ended before the kernel knew
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def _shield() -> Iterator[None]:
+    """Block the signals that a whole process group gets; what is started meanwhile keeps them blocked.
+
+    The resource tracker goes first: on its start CPython unblocks signals that it had not blocked.
+    """
+    resource_tracker.ensure_running()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Keep the current folder off the fork server's import path: a `random.py` there is the person's, not Python's."""
+    if "PYTHONSAFEPATH" in os.environ:
+        yield
+        return
+    os.environ["PYTHONSAFEPATH"] = _OURS
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+
+
+_OURS = "chora-mp"
+
+
+def _set_by_us() -> bool:
+    return os.environ.get("PYTHONSAFEPATH") == _OURS
