@@ -1,0 +1,352 @@
+"""The command line: parses, calls one public function, prints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import click
+
+from chora_mp import units
+from chora_mp.errors import ChoraError, Interrupted, JobError
+from chora_mp.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from chora_mp.events import Event, Observer
+    from chora_mp.job import Job
+    from chora_mp.records import BatchResult
+    from chora_mp.sizing import Sizing
+
+PROGRAM = "chora-mp"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _converted(convert: Callable[[str], Any]) -> dict[str, Any]:
+    """Options for `click.option`: the value goes through `convert`, whose `ValueError` is what the person reads."""
+
+    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        try:
+            if isinstance(value, tuple):
+                return tuple(convert(one) for one in value)
+            return None if value is None else convert(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, parameter) from None
+
+    return {"callback": callback}
+
+
+def _measure(parse: Callable[[object], float]) -> dict[str, Any]:
+    """The same for durations, sizes and rates, as in a job file; a bare number is taken as one."""
+    return _converted(lambda text: parse(float(text) if _is_number(text) else text))
+
+
+def _jobs(text: str) -> int | str:
+    if text == "auto" or (text.isascii() and text.isdigit()):
+        return text if text == "auto" else int(text)
+    raise ValueError(f"{text!r} is neither a number of workers nor 'auto'")
+
+
+def _definition(text: str) -> tuple[str, Any]:
+    from chora_mp.yamlfile import parse_yaml  # noqa: PLC0415
+
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, parse_yaml(value, name).data if value else ""
+    except JobError as error:
+        raise ValueError(str(error)) from None
+
+
+_JOB = click.argument("job", metavar="JOB", type=click.Path())
+_DURATION = _measure(units.seconds)
+_SIZE = _measure(units.size)
+_RATE = _measure(units.rate)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM)
+def cli() -> None:
+    """Render records through Jinja2 templates on all cores, one document per record."""
+
+
+@cli.command()
+@_JOB
+@click.option(
+    "-j",
+    "--jobs",
+    metavar="N|auto",
+    help="At most so many worker processes; 0 renders inline, for debugging.  [default: as the job says]",
+    **_converted(_jobs),
+)
+@click.option("-x", "--fail-fast", is_flag=True, help="Stop at the first failed item instead of collecting failures.")
+@click.option("--timeout", metavar="SECONDS", help="What an item may take before it fails: 90, 5m, 250ms.", **_DURATION)
+@click.option("-o", "--output-dir", type=click.Path(), help="Write here instead of the job's output.dir.")
+@click.option(
+    "-D",
+    "--define",
+    "defines",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Set a context constant; the value is YAML.",
+    **_converted(_definition),
+)
+@click.option("-k", "--only", metavar="GLOB", help="Render only the items whose key matches.")
+@click.option("--summary", metavar="FILE|-", help="Write the summary as JSON to a file, or to stdout.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "plain", "none"]),
+    default="auto",
+    show_default=True,
+    help="How progress is shown on stderr; auto: a bar on a terminal, else nothing.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and failures.")
+def render(job: str, summary: str | None, progress: str, quiet: bool, only: str | None, **options: Any) -> None:
+    """Render every record of JOB.
+
+    Exits with 0 if all is well, 1 if items failed, 2 if the job is wrong or the run cannot go on, 130 if interrupted.
+    """
+    from chora_mp.batch import batch_generate  # noqa: PLC0415
+
+    checked = _job(job, options)
+    with _summary_file(summary) as report, _watching(progress, quiet) as observers, _Signals() as signals:
+        try:
+            result = batch_generate(checked, only=only, observers=[*observers, signals], interrupted=signals.received)
+        except Interrupted as stopped:
+            if stopped.result is not None:
+                _report(stopped.result, checked, report, summary, quiet)
+            raise
+    _report(result, checked, report, summary, quiet)
+    if result.failed:
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("job", metavar="[JOB]", type=click.Path(), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--cores", type=click.FloatRange(min=0, min_open=True), help="Suppose this many CPUs.")
+@click.option("--memory", metavar="SIZE", **_SIZE, help="Suppose this much free memory, such as 8GB.")
+@click.option("--memory-per-item", metavar="SIZE", **_SIZE, help="Suppose a worker needs this much, such as 200MB.")
+@click.option("--rate", metavar="RATE", **_RATE, help="Suppose items may start at this rate, such as 60/min.")
+@click.option("--latency", metavar="SECONDS", **_DURATION, help="Suppose an item waits this long, such as 5s.")
+@click.option("--max-workers", type=click.IntRange(min=1), help="Suppose no more workers than this are allowed.")
+def size(job: str | None, as_json: bool, **what_if: Any) -> None:
+    """Show how many workers fit, every term of the formula, and which of them binds."""
+    sizing = _what_if(job, what_if)
+    if as_json:
+        click.echo(json.dumps(sizing.as_dict()))
+    else:
+        _print_sizing(sizing)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of job files."""
+    from chora_mp.jobfile import job_schema  # noqa: PLC0415
+
+    click.echo(json.dumps(job_schema(), indent=2))
+
+
+@cli.command()
+def generators() -> None:
+    """List the generators: what can turn a record into a document."""
+    click.echo("jinja2  a Jinja2 template (file) for each record; runs in worker processes")
+
+
+def main() -> None:
+    """Run the command and exit; no error reaches the person as a traceback."""
+    sys.exit(_run())
+
+
+def _run() -> int:  # noqa: PLR0911  (one way out for each way to end)
+    try:
+        cli(prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as end:
+        return _flushed(end.code if isinstance(end.code, int) else 1)
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except ChoraError as error:
+        _complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        return _flushed(0)
+    except KeyboardInterrupt as stopped:
+        _complain(str(stopped) or "interrupted")
+        return Interrupted.exit_code
+    except Exception as error:  # noqa: BLE001
+        return _bug(error)
+    return 0
+
+
+def _flushed(code: int) -> int:
+    """`code`, once stdout is dealt with: whoever read it may be gone, and that is no error (`| head`)."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        for line in message.splitlines():
+            click.echo(f"{PROGRAM}: {line}", err=True)
+
+
+def _bug(error: Exception) -> int:
+    if os.environ.get("CHORA_MP_DEBUG"):
+        raise error
+    _complain(f"this is a bug in {PROGRAM}: {type(error).__name__}: {error}; set CHORA_MP_DEBUG=1 to see where")
+    return ChoraError.exit_code
+
+
+def _job(path: str, options: dict[str, Any]) -> Job:
+    """The job at `path` with the command line's changes."""
+    from dataclasses import replace  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from chora_mp.job import Job  # noqa: PLC0415
+
+    job = Job.load(path, require=("source", "output"))
+    changes: dict[str, Any] = {"context": {**job.context, **dict(options["defines"])}}
+    if options["jobs"] is not None:
+        changes["workers"] = options["jobs"]
+    if options["fail_fast"]:
+        changes["policy"] = "fail-fast"
+    if options["timeout"] is not None:
+        changes["limits"] = replace(job.limits, timeout=options["timeout"])
+    if options["output_dir"] is not None and job.output is not None:
+        changes["output"] = replace(job.output, dir=Path(os.path.abspath(options["output_dir"])))
+    return job.replace(**changes)
+
+
+class _Signals:
+    """The first Ctrl-C, SIGTERM or SIGHUP ends the run in good order once it renders; any other ends it at once.
+
+    Also an observer: before rendering begins there is nothing to end in good order.
+    """
+
+    def __init__(self) -> None:
+        self._rendering = self._received = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self, event: Event) -> None:
+        from chora_mp.events import RenderingStarted  # noqa: PLC0415
+
+        self._rendering |= isinstance(event, RenderingStarted)
+
+    def received(self) -> bool:
+        """Whether a signal asked for the end."""
+        return self._received
+
+    def _take(self, *_: object) -> None:
+        if self._received or not self._rendering:
+            raise KeyboardInterrupt
+        self._received = True
+        _complain("stopping; what is in work is finished (once more to stop at once)")
+
+
+@contextlib.contextmanager
+def _watching(progress: str, quiet: bool) -> Iterator[list[Observer]]:
+    """The observers that show progress on stderr."""
+    from chora_mp.progress import Bar, PlainProgress  # noqa: PLC0415
+
+    kind = progress
+    if progress == "auto":
+        kind = "bar" if sys.stderr.isatty() and not quiet else "none"
+    if kind == "plain":
+        yield [PlainProgress(lambda line: click.echo(line, err=True))]
+    elif kind == "bar":
+        bar = Bar(sys.stderr)
+        try:
+            yield [bar]
+        finally:
+            bar.close()
+    else:
+        yield []
+
+
+@contextlib.contextmanager
+def _summary_file(target: str | None) -> Iterator[IO[str] | None]:
+    """The open file that the summary goes to: a path that cannot be written is known before the work, not after."""
+    if target is None or target == "-":
+        yield sys.stdout if target else None
+        return
+    try:
+        file = open(target, "w", encoding="utf-8")  # noqa: SIM115  (closed below, after it is written)
+    except OSError as error:
+        raise JobError([f"--summary {target}: cannot be written: {error.strerror}"]) from None
+    yield file
+
+
+def _report(result: BatchResult, job: Job, file: IO[str] | None, target: str | None, quiet: bool) -> None:
+    """The summary: JSON where it was asked for; for people on stdout, or on stderr where stdout holds the JSON."""
+    from chora_mp.bundle import shown  # noqa: PLC0415
+    from chora_mp.progress import failures_by_cause, summary  # noqa: PLC0415
+
+    assert job.output is not None  # noqa: S101  (required above)
+    lines = summary(result, shown(job.output.dir))
+    if quiet:
+        lines = failures_by_cause(result.failures) if result.failed else iter(())
+    for line in lines:
+        click.echo(line, err=quiet or target == "-")
+    if file is not None:
+        json.dump(result.as_dict(), file, indent=2)
+        file.write("\n")
+        file.flush()
+
+
+def _what_if(path: str | None, changes: dict[str, Any]) -> Sizing:
+    from dataclasses import replace  # noqa: PLC0415
+
+    from chora_mp.machine import Machine  # noqa: PLC0415
+    from chora_mp.sizing import Limits, optimal_workers  # noqa: PLC0415
+
+    machine, limits = Machine.here(), Limits()
+    if path is not None:
+        from chora_mp.job import Job  # noqa: PLC0415
+
+        limits = Job.load(path).limits
+    if changes["cores"] is not None:
+        machine = replace(machine, cpus=changes["cores"], cpus_from="--cores")
+    if changes["memory"] is not None:
+        machine = replace(machine, memory=changes["memory"], memory_from="--memory")
+    named = ("memory_per_item", "rate", "latency", "max_workers")
+    return optimal_workers(machine, replace(limits, **{k: changes[k] for k in named if changes[k] is not None}))
+
+
+def _print_sizing(sizing: Sizing) -> None:
+    rows = [("TERM", "WORKERS", "FROM", "")]
+    for term in sizing.terms:
+        value = "-" if term.value is None else f"{term.value:g}"
+        rows.append((term.name, value, term.detail, "<- binds" if term.name == sizing.binds else ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for name, value, detail, binds in rows:
+        click.echo(f"{name:<{widths[0]}}  {value:>{widths[1]}}  {detail:<{widths[2]}}  {binds}".rstrip())
+    click.echo(f"workers: {sizing.workers}")
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True
