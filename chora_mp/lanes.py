@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from chora_mp import worker
@@ -77,6 +77,10 @@ class ProcessSeat:
         """Have the worker's method called, after what it was given before. The first call starts the process."""
         try:
             return self._executor.submit(worker.call, name, *arguments)
+        except BrokenExecutor as error:  # it died, and its futures are about to say so: this one says the same
+            future: Future[Any] = Future()
+            future.set_exception(error)
+            return future
         except OSError as error:
             raise WorkerError(f"cannot start a worker process: {error.strerror}") from None
 

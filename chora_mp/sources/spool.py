@@ -23,7 +23,8 @@ _HEADER = struct.Struct("<BQI")  # kind, line (0: unknown), length of the payloa
 _RECORD, _BAD = 0, 1
 
 # Modules whose types every worker has; markupsafe for text that is HTML already.
-_KNOWN = sys.stdlib_module_names | {"markupsafe"}
+_KNOWN = (sys.stdlib_module_names | {"markupsafe"}) - {"builtins"}
+_KNOWN_BUILTINS = (bytearray, complex, range, slice)
 
 
 class _Pickler(pickle.Pickler):
@@ -31,7 +32,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         kind = obj if isinstance(obj, (type, FunctionType)) else type(obj)
-        if kind.__module__.partition(".")[0] in _KNOWN:
+        if kind in _KNOWN_BUILTINS or kind.__module__.partition(".")[0] in _KNOWN:
             return NotImplemented
         raise TypeError(
             f"the record holds a {kind.__module__}.{kind.__qualname__}; "
