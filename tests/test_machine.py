@@ -40,9 +40,7 @@ def _eight_cpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=AVAILABLE))
 
 
-def tree(
-    root: Path, cgroup: str = "", mounts: tuple[str, ...] = (), files: Mapping[str, str] | None = None
-) -> Path:
+def tree(root: Path, cgroup: str = "", mounts: tuple[str, ...] = (), files: Mapping[str, str] | None = None) -> Path:
     """A made-up system below `root`: the process's cgroups, the mounts, and files of `/sys/fs/cgroup`."""
     mountinfo = "".join(f"{line}\n" for line in (ROOT_MOUNT, *mounts))
     texts = {"proc/self/cgroup": cgroup, "proc/self/mountinfo": mountinfo}
@@ -180,9 +178,7 @@ def test_v2_quota(tmp_path: Path, files: Mapping[str, str], expected: Machine) -
             room(512 * MIB, "cgroup limit /a.slice"),
             id="limit alone",
         ),
-        pytest.param(
-            {"a.slice/memory.max": "max\n", "a.slice/memory.current": "5\n"}, UNBOUND, id="no limit"
-        ),
+        pytest.param({"a.slice/memory.max": "max\n", "a.slice/memory.current": "5\n"}, UNBOUND, id="no limit"),
         pytest.param({"a.slice/memory.max": f"{2 * AVAILABLE}\n"}, UNBOUND, id="wider than the machine"),
     ],
 )
@@ -225,9 +221,7 @@ def test_v2_memory(tmp_path: Path, files: Mapping[str, str], expected: Machine) 
             UNBOUND,
             id="no limit",
         ),
-        pytest.param(
-            {"memory/elsewhere/memory.limit_in_bytes": "4096\n"}, UNBOUND, id="another hierarchy's path"
-        ),
+        pytest.param({"memory/elsewhere/memory.limit_in_bytes": "4096\n"}, UNBOUND, id="another hierarchy's path"),
     ],
 )
 def test_v1(tmp_path: Path, files: Mapping[str, str], expected: Machine) -> None:
@@ -385,9 +379,7 @@ def test_malformed_limit_limits_nothing(tmp_path: Path, text: str) -> None:
     assert v2(tmp_path, {"a.slice/memory.max": text}) == UNBOUND
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "0:", "0::", "::/a.slice", "0:/a.slice", "0::a.slice", "x::/a.slice"]
-)
+@pytest.mark.parametrize("text", ["", "x", "0:", "0::", "::/a.slice", "0:/a.slice", "0::a.slice", "x::/a.slice"])
 def test_malformed_membership_limits_nothing(tmp_path: Path, text: str) -> None:
     """A line of /proc/self/cgroup that is not what the kernel writes limits nothing."""
     root = tree(tmp_path, text, (V2_MOUNT,), {"cpu.max": "100000 100000", "a.slice/cpu.max": "100000 100000"})

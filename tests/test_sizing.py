@@ -88,18 +88,12 @@ def test_dictionary_lists_terms_without_limit() -> None:
         pytest.param(Machine(8, 8 * GB), Limits(max_workers=3), 1, 3, "max_workers", id="most workers"),
         pytest.param(Machine(8, 8 * GB), Limits(rate=0.1, latency=30), 1, 3, "rate", id="3.0000000000000004"),
         pytest.param(Machine(99, 99 * GB), Limits(rate=84 / 60, latency=45), 1, 63, "rate", id="62.99999999"),
-        pytest.param(
-            Machine(8, 8 * GB), Limits(rate=0.01, latency=1), 1, 1, "rate", id="at least one at a low rate"
-        ),
+        pytest.param(Machine(8, 8 * GB), Limits(rate=0.01, latency=1), 1, 1, "rate", id="at least one at a low rate"),
         pytest.param(Machine(8, 8 * GB), Limits(rate=0.01), 1, 8, "cpus", id="a rate alone bounds nothing"),
-        pytest.param(
-            Machine(8, 8 * GB), Limits(latency=0.01), 1, 8, "cpus", id="a latency alone bounds nothing"
-        ),
+        pytest.param(Machine(8, 8 * GB), Limits(latency=0.01), 1, 8, "cpus", id="a latency alone bounds nothing"),
         pytest.param(Machine(5, 1 * GB), Limits(max_workers=5), 1, 5, "cpus", id="first of three equals"),
         pytest.param(Machine(9, 1 * GB), Limits(max_workers=5), 1, 5, "memory", id="first of two equals"),
-        pytest.param(
-            Machine(63, 99 * GB), Limits(rate=84 / 60, latency=45), 1, 63, "cpus", id="noise decides no tie"
-        ),
+        pytest.param(Machine(63, 99 * GB), Limits(rate=84 / 60, latency=45), 1, 63, "cpus", id="noise decides no tie"),
         pytest.param(Machine(8, 8 * GB), None, math.inf, 40, "memory", id="coroutines have no CPU term"),
     ],
 )
@@ -178,9 +172,7 @@ def test_more_of_anything_never_means_fewer_workers(
         for name in ("rate", "latency", "max_workers")
         if (value := getattr(asked, name)) is not None
     ]
-    hungrier = dataclasses.replace(
-        asked, memory_per_item=math.ceil((asked.memory_per_item or ASSUMED_MEMORY) * more)
-    )
+    hungrier = dataclasses.replace(asked, memory_per_item=math.ceil((asked.memory_per_item or ASSUMED_MEMORY) * more))
 
     assert all(optimal_workers(other, asked, cpu_factor=factor).workers >= before for other in richer)
     assert all(optimal_workers(machine, other, cpu_factor=factor).workers >= before for other in looser)
