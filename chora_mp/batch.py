@@ -193,7 +193,7 @@ class _Run:
             self._tell(SpanCompleted(self.done, self._failed, self.total, len(crew.seats)))
             yield items
         if self._interrupted():
-            raise Interrupted("interrupted", self.result())
+            raise Interrupted("interrupted; what is written is whole, the rest was not reached", self.result())
 
     def _count(self, outcome: Outcome) -> tuple[ItemResult, ...]:
         self._successful += outcome.rendered

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -115,14 +115,15 @@ def render(job: str, summary: str | None, progress: str, quiet: bool, only: str 
     from chora_mp.batch import batch_generate  # noqa: PLC0415
 
     checked = _job(job, options)
-    with _summary_file(summary) as report, _watching(progress, quiet) as observers, _Signals() as signals:
+    _check_writable(summary)
+    with _watching(progress, quiet) as observers, _Signals() as signals:
         try:
             result = batch_generate(checked, only=only, observers=[*observers, signals], interrupted=signals.received)
         except Interrupted as stopped:
             if stopped.result is not None:
-                _report(stopped.result, checked, report, summary, quiet)
+                _report(stopped.result, checked, summary, quiet)
             raise
-    _report(result, checked, report, summary, quiet)
+    _report(result, checked, summary, quiet)
     if result.failed:
         sys.exit(1)
 
@@ -284,20 +285,16 @@ def _watching(progress: str, quiet: bool) -> Iterator[list[Observer]]:
         yield []
 
 
-@contextlib.contextmanager
-def _summary_file(target: str | None) -> Iterator[IO[str] | None]:
-    """The open file that the summary goes to: a path that cannot be written is known before the work, not after."""
+def _check_writable(target: str | None) -> None:
+    """Know before the work, not after it, that the summary has no place."""
     if target is None or target == "-":
-        yield sys.stdout if target else None
         return
-    try:
-        file = open(target, "w", encoding="utf-8")  # noqa: SIM115  (closed below, after it is written)
-    except OSError as error:
-        raise JobError([f"--summary {target}: cannot be written: {error.strerror}"]) from None
-    yield file
+    place = target if os.path.exists(target) else os.path.dirname(target) or "."
+    if os.path.isdir(target) or not os.access(place, os.W_OK):
+        raise JobError([f"--summary {target}: cannot be written; name a file in a folder that is there"])
 
 
-def _report(result: BatchResult, job: Job, file: IO[str] | None, target: str | None, quiet: bool) -> None:
+def _report(result: BatchResult, job: Job, target: str | None, quiet: bool) -> None:
     """The summary: JSON where it was asked for; for people on stdout, or on stderr where stdout holds the JSON."""
     from chora_mp.bundle import shown  # noqa: PLC0415
     from chora_mp.progress import failures_by_cause, summary  # noqa: PLC0415
@@ -308,10 +305,10 @@ def _report(result: BatchResult, job: Job, file: IO[str] | None, target: str | N
         lines = failures_by_cause(result.failures) if result.failed else iter(())
     for line in lines:
         click.echo(line, err=quiet or target == "-")
-    if file is not None:
-        json.dump(result.as_dict(), file, indent=2)
-        file.write("\n")
-        file.flush()
+    if target is not None:
+        with click.open_file(target, "w", encoding="utf-8", atomic=target != "-") as file:
+            json.dump(result.as_dict(), file, indent=2)
+            file.write("\n")
 
 
 def _what_if(path: str | None, changes: dict[str, Any]) -> Sizing:

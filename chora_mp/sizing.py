@@ -58,9 +58,7 @@ class Sizing:
         return {"workers": self.workers, "binds": self.binds, "terms": [asdict(term) for term in self.terms]}
 
 
-def optimal_workers(
-    machine: Machine | None = None, limits: Limits | None = None, *, cpu_factor: float = 1
-) -> Sizing:
+def optimal_workers(machine: Machine | None = None, limits: Limits | None = None, *, cpu_factor: float = 1) -> Sizing:
     """The workers that fit `machine` (default: this one, as it is now) within `limits`; at least 1.
 
     `cpu_factor` is workers per CPU: 1 for rendering in processes, 2 for threads that wait, `math.inf` for

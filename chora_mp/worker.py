@@ -121,6 +121,8 @@ class Worker:
         """Read `source` once, into a spool at `path` and its marks beside it. Raises `SourceError`."""
         from chora_mp.sources.spooling import spool_source  # noqa: PLC0415  (parsers that only this call needs)
 
+        if source.python and self._bundle().folder not in sys.path:
+            sys.path.insert(0, self._bundle().folder)  # a module may lie beside the job file
         spool_source(source, path)
 
     def render(self, span: Span, budget: float) -> Outcome:

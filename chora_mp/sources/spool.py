@@ -10,14 +10,13 @@ import io
 import pickle
 import struct
 import sys
-from collections.abc import Mapping
 from types import FunctionType
 from typing import IO, TYPE_CHECKING, Any
 
 from chora_mp.records import BadRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _HEADER = struct.Struct("<BQI")  # kind, line (0: unknown), length of the payload in bytes
 _RECORD, _BAD = 0, 1
@@ -40,16 +39,6 @@ class _Pickler(pickle.Pickler):
         )
 
 
-def as_record(value: Any) -> dict[str, Any] | BadRecord:
-    """`value` as the mapping of names that a record is, or why it is none."""
-    if not isinstance(value, Mapping):
-        return BadRecord("RecordError", f"the record is not a mapping (found {type(value).__name__})")
-    for name in value:
-        if not isinstance(name, str):
-            return BadRecord("RecordError", f"a record's names are strings (found {name!r})")
-    return value if type(value) is dict else dict(value)
-
-
 def frame(line: int | None, record: Mapping[str, Any] | BadRecord) -> bytes:
     """One record as bytes; a record that cannot be carried becomes a `BadRecord` that says why."""
     if not isinstance(record, BadRecord):
@@ -67,7 +56,7 @@ def _dumps(record: Mapping[str, Any]) -> bytes:
     pickler = _Pickler(buffer, 5)
     # Without the memo equal records give equal bytes, however their values are shared; cycles are refused.
     pickler.fast = True
-    pickler.dump(record)
+    pickler.dump(record if type(record) is dict else dict(record))
     return buffer.getvalue()
 
 

@@ -7,7 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.records import Input, Span
-from chora_mp.sources.spool import as_record, frame
+from chora_mp.sources.shapes import as_record
+from chora_mp.sources.spool import frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
