@@ -92,6 +92,7 @@ class Dispatch:
         self._timeout = timeout
         self._clock = clock
         self._pace = Pace()
+        self._seat_seconds = _SEAT_SECONDS
         self._window: dict[Future[Any], _Task] = {}
         self._load: Counter[int] = Counter()
         self._overdue: dict[int, Note] = {}
@@ -100,7 +101,7 @@ class Dispatch:
         self._stillborn = 0
         self._stopping = False
         self._deadline = float("inf")
-        self._started = self._looked = clock()
+        self._looked = clock()
 
     def stop(self, seconds: float = float("inf")) -> None:
         """Hand out nothing more; what is in work has so many seconds to end."""
@@ -164,15 +165,19 @@ class Dispatch:
         return min(max(1, wanted), _MOST_COUNT)
 
     def _worth_a_seat(self) -> bool:
-        """Whether what is left to hand out would keep the open seats busy for longer than another one costs."""
-        if not self._crew.seats:
+        """Whether another seat would save more time than it costs: work / n - work / (n + 1) against its opening."""
+        seats, left = len(self._crew.seats), self._spans.left
+        if not seats:
             return True
-        left = self._spans.left
         if self._crew.full or left == 0:
             return False
         if not self._pace.known:
-            return self._clock() - self._started > _SEAT_SECONDS * len(self._crew.seats)
-        return left is None or left * self._pace.seconds / len(self._crew.seats) > _SEAT_SECONDS
+            return all(self._is_long_at_it(seat.note()) for seat in self._crew.seats)
+        return left is None or left * self._pace.seconds / (seats * (seats + 1)) > self._seat_seconds
+
+    def _is_long_at_it(self, note: Note) -> bool:
+        """Whether the seat has been at an item, and not at starting up, for longer than another seat costs."""
+        return note.seq is not None and self._clock() - note.since > _SEAT_SECONDS
 
     # -- taking back
 
@@ -190,6 +195,8 @@ class Dispatch:
             yield task.span, _condemned(task, *answer)
             return
         outcome: Outcome = answer
+        if not self._pace.known:  # the first items pay for compiling and warming up, as they would on any seat
+            self._seat_seconds += outcome.seconds / outcome.done
         self._pace.learn(outcome)
         if outcome.done < task.span.count:
             self._spans.give_back([task.span.after(outcome.done)])
