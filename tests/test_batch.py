@@ -138,8 +138,8 @@ def test_records_stand_in_for_the_source(tmp_path: Path) -> None:
     result = batch_generate(job, [{"name": "a"}, ["b"], {"name": "c"}, {"name": object()}])  # type: ignore[list-item]
     assert (4, 2, 2) == (result.total, result.successful, result.failed)
     assert ["a.txt", "c.txt"] == sorted(os.listdir(tmp_path / "out"))
-    assert ["found list", "builtins.object"] == [
-        next(word for word in ("found list", "builtins.object") if item.error and word in item.error.message)
+    assert ["found a list", "builtins.object"] == [
+        next(word for word in ("found a list", "builtins.object") if item.error and word in item.error.message)
         for item in result.failures
     ]
 
