@@ -18,6 +18,7 @@ PLAIN_SECONDS = 5.0
 """Between two lines of plain progress: often enough to see that it lives, rare enough for a log."""
 
 _FIRST_KEYS = 3
+_MOST_CAUSES = 20  # a screen; who wants all of them reads the JSON summary
 
 
 class PlainProgress:
@@ -137,10 +138,12 @@ def failures_by_cause(failures: Iterable[ItemResult]) -> Iterator[str]:
         if len(keys[cause]) < _FIRST_KEYS:
             keys[cause].append(_label(item))
     yield f"{count(causes.total(), 'item')} failed:"
-    for cause, number in causes.most_common():
+    for cause, number in causes.most_common(_MOST_CAUSES):
         more = f" and {number - _FIRST_KEYS:,} more" if number > _FIRST_KEYS else ""
         yield f"  {number:,} × {cause}"
         yield f"      {', '.join(keys[cause])}{more}"
+    if len(causes) > _MOST_CAUSES:
+        yield f"  and {count(len(causes) - _MOST_CAUSES, 'more cause')}; --summary FILE lists every failure"
 
 
 def _cause(item: ItemResult) -> str:
@@ -149,7 +152,9 @@ def _cause(item: ItemResult) -> str:
         return "unknown"
     place = f"{error.template}:{error.line}: " if error.template and error.line else ""
     place = place or (f"{error.template}: " if error.template else "")
-    return f"{place}{error.type}: {error.message}"
+    # Each item has its own path: a message that names it would make each its own cause.
+    message = error.message.replace(repr(item.path), "…") if item.path else error.message
+    return f"{place}{error.type}: {message}"
 
 
 def _label(item: ItemResult) -> str:
