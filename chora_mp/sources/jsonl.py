@@ -78,7 +78,7 @@ def _parse_again(text: bytes) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        return BadRecord("JSONDecodeError", f"not valid JSON: {error.msg} (column {error.colno})")
+        return BadRecord("JSONDecodeError", f"not valid JSON: {error.msg} (column {error.pos + 1})")
     except UnicodeDecodeError as error:
         return BadRecord("UnicodeDecodeError", f"not valid UTF-8 (byte {error.start} of the line: {error.reason})")
     except RecursionError:
