@@ -191,7 +191,7 @@ class LimitsSection(Section):
     timeout: Duration | None = _key(
         Limits().timeout, "The longest that an item may take; null: for ever, left out: 300 s."
     )
-    memory_per_item: Size | None = _key(None, "The memory of a worker, for sizing and as a hard cap.")
+    memory_per_item: Size | None = _key(None, "The memory of a worker, for sizing.")
     rate: Rate | None = _key(None, "Items per time, such as 60/min.")
     latency: Duration | None = _key(None, "How long an item waits for somebody else, for sizing.")
     max_workers: Count | None = _key(None, "The most worker processes.")
