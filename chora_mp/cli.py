@@ -171,8 +171,9 @@ def _run() -> int:  # noqa: PLR0911  (one way out for each way to end)
         sys.stdout.flush()
     except SystemExit as end:
         return _flushed(end.code if isinstance(end.code, int) else 1)
-    except click.exceptions.Abort:
-        return 130
+    except click.exceptions.Abort as abort:  # click's name for KeyboardInterrupt
+        _complain(str(abort.__cause__ or "") or "interrupted")
+        return Interrupted.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -181,9 +182,6 @@ def _run() -> int:  # noqa: PLR0911  (one way out for each way to end)
         return error.exit_code
     except BrokenPipeError:
         return _flushed(0)
-    except KeyboardInterrupt as stopped:
-        _complain(str(stopped) or "interrupted")
-        return Interrupted.exit_code
     except Exception as error:  # noqa: BLE001
         return _bug(error)
     return 0

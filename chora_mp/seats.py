@@ -32,6 +32,8 @@ class Server:
     def __init__(self) -> None:
         self._server = forkserver.ForkServer()
         self._server.set_forkserver_preload(["chora_mp.worker", "chora_mp.seats"])
+        with _shield():  # the first queue of an executor would start the resource tracker without
+            resource_tracker.ensure_running()
 
     def new_process(self, descriptors: list[int]) -> tuple[int, int]:
         """Have a process forked; the ends of its status and data pipes."""
@@ -115,14 +117,15 @@ def _die_with_parent() -> None:
 def _shield() -> Iterator[None]:
     """Block the signals that a whole process group gets; what is started meanwhile keeps them blocked.
 
-    The resource tracker goes first: on its start CPython unblocks signals that it had not blocked.
+    The resource tracker goes first, since on its start CPython unblocks SIGINT and SIGTERM, blocked before or not.
     """
-    resource_tracker.ensure_running()
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED)
     try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SHIELDED)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
