@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from chora_mp import units
-from chora_mp.errors import ChoraError, Interrupted, JobError
+from chora_mp.errors import ChoraError, Interrupted, JobError, OutputError
 from chora_mp.version import __version__
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def size(job: str | None, as_json: bool, **what_if: Any) -> None:
     """Show how many workers fit, every term of the formula, and which of them binds."""
     sizing = _what_if(job, what_if)
     if as_json:
-        click.echo(json.dumps(sizing.as_dict()))
+        _say(json.dumps(sizing.as_dict()))
     else:
         _print_sizing(sizing)
 
@@ -151,13 +151,13 @@ def schema() -> None:
     """Print the JSON schema of job files."""
     from chora_mp.jobfile import job_schema  # noqa: PLC0415
 
-    click.echo(json.dumps(job_schema(), indent=2))
+    _say(json.dumps(job_schema(), indent=2))
 
 
 @cli.command()
 def generators() -> None:
     """List the generators: what can turn a record into a document."""
-    click.echo("jinja2  a Jinja2 template (file) for each record; runs in worker processes")
+    _say("jinja2  a Jinja2 template (file) for each record; runs in worker processes")
 
 
 def main() -> None:
@@ -165,12 +165,12 @@ def main() -> None:
     sys.exit(_run())
 
 
-def _run() -> int:  # noqa: PLR0911  (one way out for each way to end)
+def _run() -> int:
+    _occupy_standard_streams()
     try:
         cli(prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
     except SystemExit as end:
-        return _flushed(end.code if isinstance(end.code, int) else 1)
+        return end.code if isinstance(end.code, int) else 1
     except click.exceptions.Abort as abort:  # click's name for KeyboardInterrupt
         _complain(str(abort.__cause__ or "") or "interrupted")
         return Interrupted.exit_code
@@ -180,26 +180,39 @@ def _run() -> int:  # noqa: PLR0911  (one way out for each way to end)
     except ChoraError as error:
         _complain(str(error))
         return error.exit_code
-    except BrokenPipeError:
-        return _flushed(0)
     except Exception as error:  # noqa: BLE001
         return _bug(error)
     return 0
 
 
-def _flushed(code: int) -> int:
-    """`code`, once stdout is dealt with: whoever read it may be gone, and that is no error (`| head`)."""
+def _occupy_standard_streams() -> None:
+    """Put /dev/null where the caller has closed a standard stream: the next file opened would take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print a line. Whoever read it may be gone (`| head`): that is no error, and ends nothing but the printing."""
+    stream = sys.stderr if err else sys.stdout
     try:
-        sys.stdout.flush()
+        click.echo(text, file=stream)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise OutputError(f"{'stderr' if err else 'stdout'} cannot be written: {error.strerror}") from None
 
 
 def _complain(message: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OutputError):
         for line in message.splitlines():
-            click.echo(f"{PROGRAM}: {line}", err=True)
+            _say(f"{PROGRAM}: {line}", err=True)
 
 
 def _bug(error: Exception) -> int:
@@ -274,7 +287,7 @@ def _watching(progress: str, quiet: bool) -> Iterator[list[Observer]]:
     if progress == "auto":
         kind = "bar" if sys.stderr.isatty() and not quiet else "none"
     if kind == "plain":
-        yield [PlainProgress(lambda line: click.echo(line, err=True))]
+        yield [PlainProgress(lambda line: _say(line, err=True))]
     elif kind == "bar":
         bar = Bar(sys.stderr)
         try:
@@ -304,11 +317,21 @@ def _report(result: BatchResult, job: Job, target: str | None, quiet: bool) -> N
     if quiet:
         lines = failures_by_cause(result.failures) if result.failed else iter(())
     for line in lines:
-        click.echo(line, err=quiet or target == "-")
-    if target is not None:
-        with click.open_file(target, "w", encoding="utf-8", atomic=target != "-") as file:
-            json.dump(result.as_dict(), file, indent=2)
-            file.write("\n")
+        _say(line, err=quiet or target == "-")
+    if target == "-":
+        _say(json.dumps(result.as_dict(), indent=2))
+    elif target is not None:
+        _write(target, json.dumps(result.as_dict(), indent=2) + "\n")
+
+
+def _write(target: str, text: str) -> None:
+    """Write a file, whole or not at all; what is no regular file (a pipe, /dev/null) is never replaced."""
+    whole = os.path.isfile(target) or not os.path.exists(target)
+    try:
+        with click.open_file(target, "w", encoding="utf-8", atomic=whole) as file:
+            file.write(text)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}") from None
 
 
 def _what_if(path: str | None, changes: dict[str, Any]) -> Sizing:
@@ -337,8 +360,8 @@ def _print_sizing(sizing: Sizing) -> None:
         rows.append((term.name, value, term.detail, "<- binds" if term.name == sizing.binds else ""))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for name, value, detail, binds in rows:
-        click.echo(f"{name:<{widths[0]}}  {value:>{widths[1]}}  {detail:<{widths[2]}}  {binds}".rstrip())
-    click.echo(f"workers: {sizing.workers}")
+        _say(f"{name:<{widths[0]}}  {value:>{widths[1]}}  {detail:<{widths[2]}}  {binds}".rstrip())
+    _say(f"workers: {sizing.workers}")
 
 
 def _is_number(text: object) -> bool:

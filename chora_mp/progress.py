@@ -181,9 +181,9 @@ def count(number: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people: `0.42 s`, `12.3 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 10:
+    if seconds < 9.995:  # what would be rounded up to 10.00
         return f"{seconds:.2f} s"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -195,7 +195,7 @@ def size(number: int) -> str:
     """Bytes for people, in powers of ten: `512 B`, `1.3 kB`, `91.2 MB`."""
     value = float(number)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
+        if value < (1000 if unit == "B" else 999.95):
             return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"

@@ -32,7 +32,7 @@ class Server:
     def __init__(self) -> None:
         self._server = forkserver.ForkServer()
         self._server.set_forkserver_preload(["chora_mp.worker", "chora_mp.seats"])
-        with _shield():  # the first queue of an executor would start the resource tracker without
+        with _safe_path(), _shield():  # the first queue of an executor would start the resource tracker without
             resource_tracker.ensure_running()
 
     def new_process(self, descriptors: list[int]) -> tuple[int, int]:
