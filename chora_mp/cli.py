@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -166,7 +167,7 @@ def main() -> None:
 
 
 def _run() -> int:
-    _occupy_standard_streams()
+    _ready_standard_streams()
     try:
         cli(prog_name=PROGRAM, standalone_mode=False)
     except SystemExit as end:
@@ -185,8 +186,11 @@ def _run() -> int:
     return 0
 
 
-def _occupy_standard_streams() -> None:
-    """Put /dev/null where the caller has closed a standard stream: the next file opened would take its number."""
+def _ready_standard_streams() -> None:
+    """Put /dev/null where the caller has closed a standard stream: the next file opened would take its number.
+
+    And let every name be printed, also one that the terminal's encoding or Unicode itself does not have.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -194,6 +198,9 @@ def _occupy_standard_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _say(text: str, *, err: bool = False) -> None:
