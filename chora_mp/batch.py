@@ -9,6 +9,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections.abc import Sized
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +173,7 @@ class _Run:
 
     def _plan(self, crew: Crew, scratch: str) -> Plan:
         if self._records is not None:
-            return Plan(StreamSpans(self._records), None)
+            return Plan(StreamSpans(self._records), len(self._records) if isinstance(self._records, Sized) else None)
         assert self._job.source is not None  # noqa: S101  (the constructor raised otherwise)
         self._tell(ReadingStarted(self._job.name, self._job.source.name))
         return make_plan(self._job.source, crew, scratch)

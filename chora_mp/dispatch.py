@@ -29,6 +29,7 @@ _SEAT_SECONDS = 0.05  # what a further seat costs: 10 ms to open, the rest to lo
 _MOST_DEATHS = 2
 _MOST_STILLBORN = 3
 _IDLE_TICK = 0.5  # seconds between looks at the slots
+_SLOW_TICK = 0.02  # what a slow source's next record waits for the last one's result
 _LEAST_SECONDS = 0.002  # no span shorter than this at the end, or handing over costs more than it levels
 
 
@@ -38,6 +39,10 @@ class Spans(Protocol):
     @property
     def left(self) -> int | None:
         """Records still to be handed out; None while nobody knows."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether the last record had to be waited for: then results come before the next one is asked for."""
 
     def take(self, count: int) -> Span | None:
         """The next span, of at most `count` records; None when all are handed out."""
@@ -100,6 +105,7 @@ class Dispatch:
         self._losses: Counter[tuple[int, int]] = Counter()
         self._stillborn = 0
         self._stopping = False
+        self._source_error: Exception | None = None
         self._deadline = float("inf")
         self._looked = clock()
 
@@ -114,21 +120,24 @@ class Dispatch:
 
         None where nothing was completed for a while, so that the caller may look up.
 
-        Raises `WorkerError` where workers keep dying before they reach an item, and what workers raise.
+        Raises `WorkerError` where workers keep dying before they reach an item, and what workers and the caller's
+        iterable raise, the latter after the outcomes of the records before.
         """
         while True:
-            self._fill()
+            if not (self._spans.slow and any(future.done() for future in self._window)):
+                self._fill()
             if not self._window or self._clock() > self._deadline:
-                return
-            try:
-                future = next(as_completed(self._window, self._tick()))
-            except TimeoutError:
+                break
+            tick = self._tick()
+            future = next(_completed(self._window, tick), None)
+            if future is None or self._clock() - self._looked > tick:
                 self._look()
+            if future is None:
                 yield None
-                continue
-            if self._clock() - self._looked > _IDLE_TICK:
-                self._look()
-            yield from self._settle(future)
+            else:
+                yield from self._settle(future)
+        if self._source_error:
+            raise self._source_error
 
     # -- handing out
 
@@ -144,12 +153,18 @@ class Dispatch:
                 return
 
     def _hand_out(self, seat: Seat) -> bool:
-        span = self._spans.take(self._count())
+        """Give the seat a span; whether there may be more to hand out at once."""
+        try:
+            span = self._spans.take(self._count())
+        except Exception as error:  # noqa: BLE001  (the caller's iterable; raised once what is in work has ended)
+            self._source_error = error
+            self.stop()
+            return False
         if span is None:
             return False
         budget = 2 * SPAN_SECONDS if self._pace.known else _FIRST_SECONDS
         self._submit(_Task(seat, span), "render", span, budget)
-        return True
+        return not self._spans.slow
 
     def _submit(self, task: _Task, name: str, *arguments: Any) -> None:
         self._window[task.seat.submit(name, *arguments)] = task
@@ -216,11 +231,14 @@ class Dispatch:
         note, overdue = seat.note(), self._overdue.pop(seat.number, None)
         ending = self._crew.replace(seat)
         del self._load[seat.number]
-        oldest = tasks[0]  # the one that it was at; what waited behind is as it was
-        self._spans.give_back([task.span for task in tasks[1:]])
+        oldest, *waiting = tasks  # the one that it was at; what waited behind is as it was
+        for task in tasks:
+            if task.verdict:
+                yield task.span, _condemned(task, "", "", None)
+        self._spans.give_back([task.span for task in waiting if not task.verdict])
         if oldest.verdict:
-            yield oldest.span, _condemned(oldest, "", "", None)
-        elif note.seq is not None and oldest.span.seq == note.span:
+            return
+        if note.seq is not None and oldest.span.seq == note.span:
             self._blame(oldest.span, note, overdue, ending)
         else:
             self._mourn(oldest.span, ending)
@@ -263,9 +281,12 @@ class Dispatch:
     # -- looking after
 
     def _tick(self) -> float:
+        """How long to wait for an outcome before looking up."""
+        if self._spans.slow and not self._stopping:
+            return _SLOW_TICK
         if not self._pace.known and not self._crew.full:
             return _SEAT_SECONDS
-        return min(_IDLE_TICK, self._timeout / 4) if self._timeout else _IDLE_TICK
+        return max(_SLOW_TICK, min(_IDLE_TICK, self._timeout / 4)) if self._timeout else _IDLE_TICK
 
     def _look(self) -> None:
         """Kill the seats that have been at one item for too long."""
@@ -278,6 +299,14 @@ class Dispatch:
                 # Which item it was is read again after the death: it may just have ended, and then nobody is guilty.
                 self._overdue[seat.number] = note
                 seat.kill()
+
+
+def _completed(window: Iterable[Future[Any]], seconds: float) -> Iterator[Future[Any]]:
+    """The futures as completed; the end after so many seconds."""
+    try:
+        yield from as_completed(window, seconds)
+    except TimeoutError:
+        return
 
 
 def _condemned(task: _Task, key: str, path: str, line: int | None) -> Outcome:

@@ -193,15 +193,18 @@ def test_a_slow_consumer_slows_the_renderer(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_callers_iterable_is_the_callers(tmp_path: Path) -> None:
-    """What the iterable raises comes through as it is, and the workers are gone."""
+    """What the iterable raises comes through as it is, after what came before it; and the workers are gone."""
 
     def records() -> Iterator[dict[str, int]]:
-        yield {"name": 1}
+        yield from ({"name": number} for number in range(100))
         raise RuntimeError("the database is gone")
 
     before = own_processes()
+    got: list[int] = []
     with pytest.raises(RuntimeError, match="the database is gone"):
-        list(batch_generate_stream(text_job(tmp_path), records(), keep_text=True))
+        for item in batch_generate_stream(text_job(tmp_path), records(), keep_text=True):
+            got.append(item.seq)  # noqa: PERF401  (what was given before the error counts)
+    assert list(range(100)) == sorted(got)
     assert until(lambda: own_processes() <= before)
 
 

@@ -22,6 +22,9 @@ from chora_mp.sources.marks import FileSpans, Marks
 from chora_mp.worker import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from chora_mp.records import BatchResult, Span
     from tests.conftest import Project
 
@@ -272,6 +275,24 @@ def test_the_pace_follows_the_last_spans() -> None:
     for seconds in (0.001, 0.001, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01):
         pace.learn(Outcome(100, 100, 0, 0, 100 * seconds, ()))
     assert pace.seconds == pytest.approx(0.01, rel=0.25)
+
+
+def test_a_slow_source_holds_no_result_back(tmp_path: Path) -> None:
+    """A result is out before the record after the next is asked for."""
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "page.txt.j2").write_text("{{ n }}")
+    story: list[tuple[str, int]] = []
+
+    def slowly() -> Iterator[dict[str, int]]:
+        for number in range(10):
+            story.append(("asked", number))
+            time.sleep(0.2)
+            yield {"n": number}
+
+    job = Job.from_mapping({"template": "page.txt.j2"}, tmp_path)
+    for item in batch_generate_stream(job, slowly(), keep_text=True):
+        story.append(("got", item.seq))  # noqa: PERF401  (told while it goes on)
+    assert [] == [n for n in range(3, 8) if story.index(("got", n)) > story.index(("asked", n + 2))]
 
 
 def test_a_stopped_dispatch_hands_out_nothing_more() -> None:

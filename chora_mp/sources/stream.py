@@ -26,7 +26,9 @@ class StreamSpans:
         self._input = Input("", spooled=True, name="records")
         self._returned: deque[Span] = deque()
         self._seq = 0
+        self._error: Exception | None = None
         self._ended = False
+        self.slow = False
 
     @property
     def left(self) -> int | None:
@@ -40,6 +42,8 @@ class StreamSpans:
             if span.count > count:
                 self._returned.appendleft(span.after(count))
             return span.first(min(count, span.count))
+        if self._error:
+            raise self._error
         frames = [] if self._ended else self._pull(count)
         if not frames:
             return None
@@ -54,10 +58,19 @@ class StreamSpans:
     def _pull(self, count: int) -> list[bytes]:
         frames: list[bytes] = []
         size, end = 0, time.monotonic() + _MOST_SECONDS
-        for value in self._records:
+        self.slow = False
+        while len(frames) < count and size < _MOST_BYTES and not self.slow:
+            try:
+                value = next(self._records)
+            except StopIteration:
+                self._ended = True
+                break
+            except Exception as error:
+                if not frames:
+                    raise
+                self._error = error  # raised once what came before it is handed out
+                break
             frames.append(frame(None, as_record(value)))
             size += len(frames[-1])
-            if len(frames) >= count or size >= _MOST_BYTES or time.monotonic() >= end:
-                return frames
-        self._ended = True
+            self.slow = time.monotonic() >= end
         return frames
