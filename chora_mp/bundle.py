@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.errors import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from chora_mp.job import JinjaOptions, Job
 
@@ -55,14 +56,18 @@ def take_bundle(job: Job) -> Bundle:
     Raises `JobError` where a plug-in, a dependency or a template folder cannot be read, or where a constant cannot be
     carried to another process.
     """
-    templates = {name: (shown(path), data) for name, path, data in _templates(job)}
+    try:
+        templates = {name: (shown(path), data) for name, path, data in _templates(job)}
+    except OSError as error:
+        raise JobError([f"{job.where('templates')}: cannot read {error.filename}: {error.strerror}"]) from None
     plugins = tuple(_plugin(job, name) for name in job.plugins)
     output = job.output.path if job.output else None
     labels = {key: job.where(key) for key in ("template", "key", "output.path", "plugins", "jinja.extensions")}
-    parts = (job.template, output, job.key, job.jinja, sorted(templates.items()), dict(job.context), plugins)
     depends = [_read(job, "depends", path) for path in job.depends]
+    sources = {name: data for name, (_, data) in sorted(templates.items())}
+    code = [(plugin.name, plugin.source) for plugin in plugins]
     try:
-        digest = hashlib.blake2b(pickle.dumps((parts, depends), 5), digest_size=16).hexdigest()
+        digest = _digest(job.template, output, job.key, astuple(job.jinja), sources, dict(job.context), code, depends)
     except Exception as error:  # noqa: BLE001  (a constant's own __reduce__ may raise anything)
         raise JobError([f"{job.where('context')}: a constant cannot be sent to the workers ({error})"]) from None
     folder = str(job.folder)
@@ -125,17 +130,38 @@ def _template_bytes(path: str) -> bytes | None:
         return None
 
 
-def _files(folder: str, left_out: str | None) -> Iterator[str]:
+def _files(folder: str, left_out: str | None, above: tuple[str, ...] = ()) -> Iterator[str]:
     """Every regular file below `folder`, through symlinks, but for hidden folders and the job's own output."""
-    visited = {left_out}
-    for top, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(top)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
-        for name in sorted(files):
-            path = os.path.join(top, name)
-            if os.path.isfile(path):
-                yield path
+    real = os.path.realpath(folder)
+    if real == left_out or real in above:  # a symlink to a folder above would go on for ever
+        return
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path):
+            yield path
+        elif os.path.isdir(path) and not name.startswith(".") and name != "__pycache__":
+            with contextlib.suppress(PermissionError):  # only a job that reaches a template there needs to know
+                yield from _files(path, left_out, (*above, real))
+
+
+def _digest(*values: Any) -> str:
+    """One digest of values, the same in every process: sets in order, and however parts are shared."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        _feed(digest.update, value)
+    return digest.hexdigest()
+
+
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
+    parts: list[Any] | None = None
+    if isinstance(value, dict):
+        parts = [part for pair in value.items() for part in pair]
+    elif isinstance(value, (list, tuple)):
+        parts = list(value)
+    elif isinstance(value, (set, frozenset)):
+        parts = sorted(_digest(part) for part in value)
+    data = b"" if parts is not None else value if isinstance(value, bytes) else pickle.dumps(value, 5)
+    update(f"{type(value).__qualname__} {len(data if parts is None else parts)}:".encode())
+    update(data)
+    for part in parts or ():
+        _feed(update, part)

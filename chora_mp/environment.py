@@ -42,12 +42,14 @@ class _DictFirst(jinja2.Environment):
     included, nothing changes. The sandbox may take the same way: it guards attributes, and an item is none.
     """
 
+    _misses: tuple[type[Exception], ...] = (TypeError, LookupError, AttributeError)
+
     def getattr(self, obj: Any, attribute: str) -> Any:
         """`obj.attribute`, or `obj["attribute"]`, or an undefined: the same value as stock Jinja2's, sooner."""
         if type(obj) is dict and type(attribute) is str and attribute not in _DICT_NAMES:
             try:
                 return obj[attribute]
-            except KeyError:
+            except self._misses:  # a key's own comparison may raise more than KeyError
                 return self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
 
@@ -58,6 +60,8 @@ class Environment(_DictFirst):
 
 class SandboxedEnvironment(_DictFirst, StockSandboxedEnvironment):
     """Stands in for `jinja2.sandbox.SandboxedEnvironment` anywhere."""
+
+    _misses = (TypeError, LookupError)  # stock differs here
 
 
 class _TextOutput(CodeGenerator):
@@ -74,7 +78,7 @@ class _TextOutput(CodeGenerator):
             self.write("escape(")
         else:
             self.write("(")
-        self.write("_t if (_t := (")
+        self.write("_t if type(_t := (")
         if finalize.src is not None:
             self.write(finalize.src)
 
@@ -82,7 +86,12 @@ class _TextOutput(CodeGenerator):
         if finalize.src is not None:
             self.write(")")
         raw = frame.eval_ctx.volatile or frame.eval_ctx.autoescape
-        self.write(f")).__class__ is str else environment.{'no_bytes' if raw else 'text'}(_t))")
+        self.write(f")) is str else environment.{'no_bytes' if raw else 'text'}(_t))")
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if isinstance(node.as_const(frame.eval_ctx), (bytes, bytearray)):
+            raise nodes.Impossible  # not folded, so that it fails its items and not the whole job
+        return super()._output_child_to_const(node, frame, finalize)
 
 
 class DocumentEnvironment(Environment):
@@ -104,6 +113,8 @@ class DocumentEnvironment(Environment):
 
 class SandboxedDocumentEnvironment(DocumentEnvironment, ImmutableSandboxedEnvironment):
     """The same for templates one does not trust: no access to internals, no change of the data they are given."""
+
+    _misses = SandboxedEnvironment._misses  # noqa: SLF001
 
 
 class _SnapshotLoader(jinja2.BaseLoader):
@@ -151,10 +162,10 @@ def autoescape_by_name(name: str | None) -> bool:
     """Whether a template's output is escaped: by its extension, under a final `.j2`, `.jinja` or `.jinja2`."""
     if name is None:
         return False
-    stem, _, last = name.lower().rpartition(".")
-    if last in ("j2", "jinja", "jinja2"):
-        last = stem.rpartition(".")[2]
-    return last in _ESCAPED
+    stem, dot, extension = name.lower().rpartition(".")
+    if extension in ("j2", "jinja", "jinja2"):
+        _, dot, extension = stem.rpartition(".")
+    return bool(dot) and extension in _ESCAPED
 
 
 def document_environment(
@@ -262,7 +273,8 @@ def _dotted(node: nodes.Node) -> tuple[str, ...] | None:
     while isinstance(node, nodes.Getattr):
         names.insert(0, node.attr)
         node = node.node
-    return (node.name, *names) if isinstance(node, nodes.Name) else None
+    # `self` is no name of the record to Jinja2, but the template.
+    return (node.name, *names) if isinstance(node, nodes.Name) and node.name != "self" else None
 
 
 def referenced(tree: nodes.Template) -> Iterable[str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from typing import TYPE_CHECKING
 
 import jinja2
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 
     _Place = tuple[str, int | None]
 
-_LONGEST_MESSAGE = 2000  # characters: a failure has to fit a message between processes
-_LONGEST_CHAIN = 20
+# Bytes: a failure has to fit a message between processes.
+_LONGEST_MESSAGE = 1500
+_LONGEST_NAME = 200
+_LONGEST_CHAIN = 10
 _PLUGIN_MODULE = "chora_mp_plugin_"
 
 
@@ -30,22 +33,27 @@ def failure_of(error: BaseException, prefix: str = "", names: Collection[str] = 
 
     `prefix` leads the message, where something else than a template failed; `names` are the templates that there are.
     """
-    chain, plugin = _places(error.__traceback__)
+    # What `next()` raises inside a filter reaches us in Python's own wrapping, without the frames that tell.
+    inner = error.__cause__ if isinstance(error.__cause__, StopIteration) else error
+    chain, plugin = _places(inner.__traceback__)
     if isinstance(error, jinja2.TemplateSyntaxError) and error.name:
         chain.append((error.name, error.lineno))
     template, line = chain[-1] if chain else (None, None)
     return Failure(
-        type(error).__name__,
-        printable(prefix + _message(error, names))[:_LONGEST_MESSAGE],
-        template,
+        printable(type(error).__name__, _LONGEST_NAME),
+        printable(prefix + _message(error, names), _LONGEST_MESSAGE),
+        None if template is None else printable(template, _LONGEST_NAME),
         line,
-        tuple(printable(f"{name}:{number}") for name, number in _shortened(chain + plugin)),
+        tuple(f"{printable(name, _LONGEST_NAME)}:{number}" for name, number in _shortened(chain + plugin)),
     )
 
 
-def printable(text: str) -> str:
-    """`text` without lone surrogates, so that every terminal and file can take it."""
-    return text.encode("utf-8", "backslashreplace").decode()
+def printable(text: str, most: int = sys.maxsize) -> str:
+    """`text` without lone surrogates, so that every file can take it, and cut to `most` bytes of UTF-8."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= most:
+        return data.decode()
+    return data[: most - 3].decode(errors="ignore") + "…"
 
 
 def did_you_mean(word: str, words: Collection[str]) -> str:

@@ -32,12 +32,12 @@ class Server:
     def __init__(self) -> None:
         self._server = forkserver.ForkServer()
         self._server.set_forkserver_preload(["chora_mp.worker", "chora_mp.seats"])
-        with _safe_path(), _shield():  # the first queue of an executor would start the resource tracker without
+        with _environment(), _shield():  # the first queue of an executor would start the resource tracker without
             resource_tracker.ensure_running()
 
     def new_process(self, descriptors: list[int]) -> tuple[int, int]:
         """Have a process forked; the ends of its status and data pipes."""
-        with _shield(), _safe_path():
+        with _shield(), _environment():
             return self._server.connect_to_new_process(descriptors)
 
     def stop(self) -> None:
@@ -96,7 +96,9 @@ class SeatContext(context.ForkServerContext):
 
 def settle_in() -> None:
     """What a worker does first: leave the lifeline to the server, tie its life to it, keep stdout clean."""
-    os.environ.pop("PYTHONSAFEPATH", None) if _set_by_us() else None
+    for name, value in _FOR_SERVER.items():
+        if os.environ.get(name) == value:
+            del os.environ[name]
     lifeline = forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]  # noqa: SLF001
     if lifeline is not None:
         os.close(lifeline)
@@ -128,21 +130,19 @@ def _shield() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+# What the server's interpreter is told, and workers need not tell others. The current folder stays off its import path:
+# a `random.py` there is the person's, not Python's. Strings hash alike in every run, so that a template that goes
+# through a set gives the same bytes tomorrow.
+_FOR_SERVER = {"PYTHONSAFEPATH": "chora-mp", "PYTHONHASHSEED": "0"}
+
+
 @contextlib.contextmanager
-def _safe_path() -> Iterator[None]:
-    """Keep the current folder off the fork server's import path: a `random.py` there is the person's, not Python's."""
-    if "PYTHONSAFEPATH" in os.environ:
-        yield
-        return
-    os.environ["PYTHONSAFEPATH"] = _OURS
+def _environment() -> Iterator[None]:
+    """Set the server's environment variables, but for those that the person has set."""
+    ours = {name: value for name, value in _FOR_SERVER.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
-        del os.environ["PYTHONSAFEPATH"]
-
-
-_OURS = "chora-mp"
-
-
-def _set_by_us() -> bool:
-    return os.environ.get("PYTHONSAFEPATH") == _OURS
+        for name in ours:
+            del os.environ[name]

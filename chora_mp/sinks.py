@@ -15,6 +15,7 @@ STATE_FOLDER = ".chora-mp"
 """The folder inside an output folder that is chora-mp's own."""
 
 _LONGEST_NAME = 255  # bytes in one component: the limit of every common file system
+_LONGEST_PATH = 4095  # bytes, Linux's PATH_MAX: what is longer could be written step by step, and opened by nobody
 _OPEN_FOLDERS = 32  # descriptors kept; documents of a folder usually follow each other
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -78,6 +79,8 @@ class FileSink:
         Raises `PathError`, or `OSError` that names `path`.
         """
         name = components(path)[-1]
+        if len(self._root) + 1 + len(path.encode()) > _LONGEST_PATH:
+            raise PathError(f"output path {path[:60] + '…'!r} is over {_LONGEST_PATH} bytes with its folder")
         try:
             return self._write(path, name, data)
         except FileNotFoundError:
@@ -160,6 +163,8 @@ class FileSink:
         target = os.path.realpath(reached)
         if os.path.commonpath([target, self._root]) != self._root:
             raise PathError(f"symlink {os.fsdecode(reached)!r} leads out of output.dir")
+        if os.path.relpath(target, self._root).split(b"/")[0].decode(errors="replace").casefold() == STATE_FOLDER:
+            raise PathError(f"symlink {os.fsdecode(reached)!r} leads into {STATE_FOLDER}, chora-mp's own folder")
         return os.open(target, _FOLDER)
 
     def close(self) -> None:

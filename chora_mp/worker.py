@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 # A message must fit the pipe beside its neighbour, or a worker's death in the middle of it leaves the other end waiting
 # for ever. Estimated generously below; the pipe holds 64 KiB.
-_FULL_MESSAGE = 12 * 2**10
+_FULL_MESSAGE = 9 * 2**10  # bytes; the item that goes beyond adds 6 KiB at the most
+_LONGEST_KEY = 1024
 _FULL_TEXTS = 8 * 2**20  # bytes of kept documents before a span is handed back early: memory stays flat
 
 _clock = time.monotonic
@@ -139,13 +140,18 @@ class Worker:
         """Key, path and line of the span's first record, for the failure of an item that could not tell itself."""
         renderer = self._renderer or self._start_renderer()
         self._slot.at(span.seq, span.seq, _clock())
-        line, record = next(self._records(span))
+        entry = next(self._records(span), None)
         item = _Item(renderer)
-        if not isinstance(record, BadRecord):
-            with contextlib.suppress(Exception):
-                item.open(record)
+        if entry is not None and not isinstance(entry[1], BadRecord):
+            with contextlib.suppress(Exception, SystemExit):
+                item.open(entry[1])
+            with contextlib.suppress(Exception, SystemExit):
+                item.place()
         self._slot.idle()
-        return failures.printable(item.key), failures.printable(item.path), line
+        if entry is None:
+            raise _cut_short(span, span.seq)
+        line = entry[0]
+        return failures.printable(item.key, _LONGEST_KEY), failures.printable(item.path, _LONGEST_KEY), line
 
     def close(self) -> None:
         """Let go of files and folders."""
@@ -190,6 +196,8 @@ class Worker:
         path = span.input.path
         try:
             if self._open is None or self._open[0] != path:
+                if self._open:
+                    self._open[1].close()
                 self._open = (path, open(path, "rb", buffering=2**17))  # noqa: SIM115  (kept for the next span)
             if span.input.stamp not in (None, jsonl.stamp(path)):
                 raise SourceError(f"{span.input.name}: the file changed while it was read; run again")
@@ -355,7 +363,7 @@ class _Pass:
             entry = next(records, None)
             if entry is None:
                 self._slot.idle()
-                raise SourceError(f"{span.input.name}: the file ends before record {seq + 1}; run again")
+                raise _cut_short(span, seq)
             self._item(span, seq, *entry, since)
             done += 1
             since = _clock()
@@ -402,11 +410,12 @@ class _Pass:
         failure: Failure | None = None,
     ) -> None:
         place = Place(span.input.name, line)
-        key = failures.printable(item.key) if item.key else f"{place.file}:{line or seq + 1}"
+        key = failures.printable(item.key, _LONGEST_KEY) if item.key else f"{place.file}:{line or seq + 1}"
+        path = failures.printable(item.path, _LONGEST_KEY if failure else sys.maxsize)
         self._items.append(
             ItemResult(
-                key[:1000],
-                failures.printable(item.path)[:4096],
+                key,
+                path,
                 seq,
                 "failed" if failure else "rendered",
                 size=len(data),
@@ -416,9 +425,10 @@ class _Pass:
                 source=place,
             )
         )
-        self._weight += 160 + len(key) + len(item.path)
+        self._weight += 160 + len(key.encode()) + len(path.encode())
         if failure:
-            self._weight += 100 + len(failure.message) + sum(map(len, failure.chain))
+            texts = (failure.type, failure.message, failure.template or "", *failure.chain)
+            self._weight += 100 + sum(len(text.encode()) + 4 for text in texts)
 
 
 class _NoRecordError(Exception):
@@ -439,16 +449,27 @@ class _Item:
         self.doing = "output.path"
 
     def open(self, record: dict[str, Any]) -> None:
-        """Merge globals, constants and the record, and evaluate path and key."""
+        """Merge globals, constants and the record, and evaluate the key, which is the path where the job has none."""
         renderer = self.renderer
         self.variables = {**renderer.globals, **record}
-        if renderer.path:
-            self.path = renderer.path(self.variables)
+        if renderer.key is None:
+            self.key = self.place()
+            return
         self.doing = "key"
-        self.key = renderer.key(self.variables) if renderer.key else self.path
+        self.key = renderer.key(self.variables)
+        if len(self.key) > _LONGEST_KEY:
+            raise ValueError(f"the key is over {_LONGEST_KEY} characters long (found {self.key[:40] + '…'!r})")
+
+    def place(self) -> str:
+        """Evaluate the output path."""
+        if self.renderer.path and not self.path:
+            self.doing = "output.path"
+            self.path = self.renderer.path(self.variables)
+        return self.path
 
     def render(self) -> bytes:
         """The document, encoded."""
+        self.place()
         self.doing = "template"
         document = self.renderer.document(self.variables)
         self.doing = "document"
@@ -457,17 +478,24 @@ class _Item:
     def failure(self, error: BaseException) -> Failure:
         """What went wrong, told where the person can mend it."""
         if isinstance(error, _NoRecordError):
-            return Failure(error.bad.type, failures.printable(error.bad.message)[:2000])
-        bundle = self.renderer.bundle
-        if isinstance(error, UnicodeEncodeError) and self.doing == "document":
+            return Failure(failures.printable(error.bad.type, 200), failures.printable(error.bad.message, 1500))
+        bundle, doing = self.renderer.bundle, self.doing
+        if doing == "key":  # the path may be known all the same, and names the item
+            with contextlib.suppress(Exception, SystemExit):
+                self.place()
+        if isinstance(error, UnicodeEncodeError) and doing == "document":
             character = error.object[error.start : error.start + 1]
             message = f"the document holds a lone surrogate ({character!r}), which UTF-8 cannot express"
             return Failure("UnicodeEncodeError", message, self.renderer.choose(self.variables))
         # What a template's own lines say needs no prefix; of an expression only the job file knows the line.
-        prefix = f"{bundle.labels[self.doing]}: " if self.doing in bundle.labels else ""
+        prefix = f"{bundle.labels[doing]}: " if doing in bundle.labels else ""
         if isinstance(error, jinja2.TemplateSyntaxError):
             prefix = ""
         return failures.failure_of(error, prefix, bundle.templates)
+
+
+def _cut_short(span: Span, seq: int) -> SourceError:
+    return SourceError(f"{span.input.name}: the file ends before record {seq + 1}; run again")
 
 
 def _plugin_folders(bundle: Bundle) -> list[str]:

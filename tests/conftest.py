@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BOUND = 60.0
 """Seconds that any command in a test may take, however busy the machine is."""

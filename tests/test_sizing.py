@@ -1,7 +1,5 @@
 """The number of workers: the published formula, its terms and the one that binds."""
 
-# ruff: noqa: RUF001  (the multiplication sign stands in texts for people)
-
 from __future__ import annotations
 
 import dataclasses

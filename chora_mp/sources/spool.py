@@ -10,7 +10,7 @@ import io
 import pickle
 import struct
 import sys
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import IO, TYPE_CHECKING, Any
 
 from chora_mp.records import BadRecord
@@ -30,8 +30,10 @@ class _Pickler(pickle.Pickler):
     """Pickles plain data only: what a worker could not rebuild, or not rebuild alike, is refused here, by name."""
 
     def reducer_override(self, obj: Any) -> Any:
-        kind = obj if isinstance(obj, (type, FunctionType)) else type(obj)
-        if kind in _KNOWN_BUILTINS or kind.__module__.partition(".")[0] in _KNOWN:
+        named = isinstance(obj, (type, FunctionType, BuiltinFunctionType))  # pickled by name
+        kind = obj if named else type(obj)
+        home = (kind.__module__ or "builtins").partition(".")[0]
+        if home in _KNOWN or (home == "builtins" and (named or kind in _KNOWN_BUILTINS)):
             return NotImplemented
         raise TypeError(
             f"the record holds a {kind.__module__}.{kind.__qualname__}; "

@@ -1,0 +1,584 @@
+"""Files that are whole or not there, inside the output folder and nowhere else; and documents kept as text."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from chora_mp.sinks import FileSink, PathError, TextSink, components
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+TEMPORARY = ".chora-test-0"
+
+# One folder for all examples of a test.
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An output folder with something beside it that nobody may touch."""
+    root = tmp_path / "out"
+    root.mkdir()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_bytes(b"outside")
+    return root
+
+
+@pytest.fixture
+def entered() -> list[bytes]:
+    """The folders that the sink said it was going to write to."""
+    return []
+
+
+@pytest.fixture
+def sink(root: Path, entered: list[bytes]) -> Iterator[FileSink]:
+    """A sink into the output folder."""
+    sink = FileSink(str(root), TEMPORARY, entered.append)
+    yield sink
+    sink.close()
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Every file below the folder, and what it holds."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def descriptors() -> int:
+    """How many files this process has open."""
+    return len(os.listdir("/proc/self/fd" if os.path.exists("/proc/self/fd") else "/dev/fd"))
+
+
+def refused(call: Callable[[], object], kind: type[Exception] = PathError) -> str:
+    """What the error says that the call ends with."""
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+# ---- files -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["file", "a/file", "a/b/c/d/file.md", "é/漢字.txt", " ", "a\nb", "...", "..a", "-", "\\"]
+)
+def test_writes(root, sink, path):
+    """A document lands where its path says, folders and all; the answer is its size."""
+    assert 5 == sink.write(path, b"bytes")
+    assert {path: b"bytes"} == files(root)
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"\0\xff", b"x" * (3 * 2**20)], ids=["empty", "short", "binary", "long"])
+def test_replaces(root, sink, data):
+    """A file that is there already holds the new bytes, and nothing else, afterwards."""
+    (root / "file").write_bytes(b"what was there before")
+    assert len(data) == sink.write("file", data)
+    assert {"file": data} == files(root)
+
+
+def test_a_reader_keeps_what_it_has_opened(root, sink):
+    """Whoever has the old file open reads it to its end: the new one is another file, put in its place."""
+    (root / "file").write_bytes(b"old and whole")
+    with (root / "file").open("rb", buffering=0) as reader:
+        start = reader.read(3)
+        sink.write("file", b"new")
+        assert b"old and whole" == start + reader.read()
+
+
+def test_an_unchanged_file_is_left_alone(root, sink):
+    """The same bytes again: nothing is written, and inode and every time stamp stay."""
+    (root / "file").write_bytes(b"same")
+    os.utime(root / "file", ns=(10**18, 10**18))
+    before = os.stat(root / "file")
+    assert 0 == sink.write("file", b"same")
+    after = os.stat(root / "file")
+    assert (before.st_ino, before.st_mtime_ns, before.st_ctime_ns) == (
+        after.st_ino,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )
+
+
+@pytest.mark.parametrize("data", [b"sam", b"sane", b"same\n", b""])
+def test_a_file_that_differs_is_replaced(root, sink, data):
+    """Shorter, longer or merely different: the file is another one afterwards."""
+    (root / "file").write_bytes(b"same")
+    before = os.stat(root / "file").st_ino
+    assert len(data) == sink.write("file", data)
+    assert (data, True) == ((root / "file").read_bytes(), before != os.stat(root / "file").st_ino)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o000, 0o027])
+@pytest.mark.parametrize("there", [False, True])
+def test_mode(root, sink, mask, there):
+    """A file's mode is what the person's umask makes of any new file, whatever was there before."""
+    if there:
+        (root / "file").write_bytes(b"old")
+        (root / "file").chmod(0o755)
+    before = os.umask(mask)
+    try:
+        sink.write("file", b"new")
+    finally:
+        os.umask(before)
+    assert 0o666 & ~mask == stat.S_IMODE((root / "file").stat().st_mode)
+
+
+def test_folders_are_told(root, sink, entered):
+    """Whoever clears up after a killed worker is told each folder before anything is written there."""
+    seen = []
+    for path in ("x", "a/x", "a/y", "a/b/x", "a/z", "w"):
+        sink.write(path, b"")
+        seen.append(len(entered))
+    base = os.fsencode(root)
+    assert [base, base + b"/a", base + b"/a/b", base + b"/a", base] == [os.path.normpath(folder) for folder in entered]
+    assert [1, 2, 2, 3, 4, 5] == seen
+
+
+def test_a_folder_is_told_before_the_temporary_is_there(root):
+    """At the time of telling, the folder holds no temporary file yet."""
+    found = []
+    sink = FileSink(str(root), TEMPORARY, lambda folder: found.append(os.listdir(folder)))
+    sink.write("a/file", b"x")
+    sink.close()
+    assert [[]] == found
+
+
+def test_the_root_may_be_a_symlink(tmp_path, root):
+    """An output folder that is a symlink itself is the folder that it points to."""
+    (tmp_path / "link").symlink_to(root)
+    sink = FileSink(str(tmp_path / "link"), TEMPORARY, lambda folder: None)
+    sink.write("a/file", b"x")
+    sink.close()
+    assert {"a/file": b"x"} == files(root)
+
+
+def test_a_closed_sink_can_be_used_again(root, sink):
+    """Closing lets go of the folders; the next document opens what it needs."""
+    sink.write("a/x", b"1")
+    sink.close()
+    sink.write("a/y", b"2")
+    assert {"a/x": b"1", "a/y": b"2"} == files(root)
+
+
+# ---- paths -----------------------------------------------------------------------------------------------
+
+BAD_PATHS = [
+    ("", "is empty"),
+    ("/", "is absolute; it must lie inside output.dir"),
+    ("/etc/passwd", "is absolute; it must lie inside output.dir"),
+    ("..", "holds '..'; it must lie inside output.dir"),
+    ("../file", "holds '..'; it must lie inside output.dir"),
+    ("a/../../file", "holds '..'; it must lie inside output.dir"),
+    ("a/..", "holds '..'; it must lie inside output.dir"),
+    (".", "has an empty or '.' component"),
+    ("./file", "has an empty or '.' component"),
+    ("a/./file", "has an empty or '.' component"),
+    ("a//b", "has an empty or '.' component"),
+    ("a/", "has an empty or '.' component"),
+    ("a\0b", "holds a NUL character"),
+    ("x" * 256, "has a component over 255 bytes"),
+    ("é" * 128, "has a component over 255 bytes"),
+    ("a/" + "x" * 256 + "/b", "has a component over 255 bytes"),
+    (".chora-mp", "lies in .chora-mp, chora-mp's own folder"),
+    (".chora-mp/ledger.db", "lies in .chora-mp, chora-mp's own folder"),
+    (".Chora-MP/x", "lies in .chora-mp, chora-mp's own folder"),
+    ("a\ud800", "holds a lone surrogate"),
+]
+
+
+@pytest.mark.parametrize(("path", "fault"), BAD_PATHS)
+def test_bad_paths(root, sink, path, fault):
+    """A path that leads nowhere good is refused with the path and the reason, and nothing is made."""
+    assert f"output path {path!r} {fault}" == refused(lambda: sink.write(path, b"x"))
+    assert [] == list(root.iterdir())
+
+
+@pytest.mark.parametrize("path", ["x" * 255, "é" * 127, "a/.chora-mp", ".chora-mpx/x", "x.chora-mp", "..."])
+def test_paths_that_look_bad(root, sink, path):
+    """What only resembles a bad path is a good one."""
+    sink.write(path, b"x")
+    assert {path: b"x"} == files(root)
+
+
+tricky = st.lists(
+    st.sampled_from(["..", ".", "", "/", "a", "\0", "b/..", ".chora-mp", "x" * 256, "\ud800"]) | st.text(max_size=4),
+    max_size=6,
+)
+
+
+@given(path=tricky.map("/".join) | tricky.map("".join) | st.text())
+@example(path="a/..//../b")
+@example(path="~/x")
+def test_no_path_leads_out(path):
+    """Whatever is accepted lies inside the folder when the path is resolved as text, and has one spelling."""
+    try:
+        parts = components(path)
+    except PathError:
+        return
+    root = b"/root/of/outputs"
+    joined = os.path.normpath(os.path.join(root, path.encode()))
+    assert root + b"/" + b"/".join(parts) == joined
+    assert path.encode() == b"/".join(parts)
+    assert all(0 < len(part) <= 255 and part not in (b".", b"..") for part in parts)
+
+
+writes = st.tuples(st.sampled_from(["", "a/", "a/b/", "c/"]), st.sampled_from("wxyz"), st.binary(max_size=3))
+
+
+@given(paths=st.lists(writes, max_size=8))
+@same_folder
+def test_any_sequence_of_writes(tmp_path_factory, paths):
+    """After any writes the folder holds the last bytes of each path and nothing else, with no descriptor left."""
+    root = tmp_path_factory.mktemp("out")
+    before = descriptors()
+    sink = FileSink(str(root), TEMPORARY, lambda folder: None)
+    expected = {}
+    for folder, name, data in paths:
+        sink.write(folder + name, data)
+        expected[folder + name] = data
+    sink.close()
+    assert (dict(sorted(expected.items())), before) == (dict(sorted(files(root).items())), descriptors())
+
+
+def test_a_deep_path(root, sink):
+    """A path of a few thousand bytes is one that every program can open."""
+    path = "/".join(["d" * 200] * 10) + "/file"
+    sink.write(path, b"x")
+    assert b"x" == (root / path).read_bytes()
+
+
+@pytest.mark.parametrize("depth", [20, 60])
+def test_a_path_too_deep(root, sink, depth):
+    """A path longer than the system's limit is refused: step by step it could be written, but by nobody be opened."""
+    with pytest.raises((PathError, OSError)):
+        sink.write("/".join(["d" * 250] * depth) + "/file", b"x")
+    assert [] == list(root.iterdir())
+
+
+# ---- symlinks --------------------------------------------------------------------------------------------
+
+
+def test_a_symlink_that_leads_out(tmp_path, root, sink):
+    """A folder that is a symlink to somewhere else is refused, and nothing is written there."""
+    (root / "link").symlink_to(tmp_path / "outside")
+    expected = f"symlink {str(root / 'link')!r} leads out of output.dir"
+    assert expected == refused(lambda: sink.write("link/file", b"x"))
+    assert expected == refused(lambda: sink.write("link/new/file", b"x"))
+    assert {"file": b"outside"} == files(tmp_path / "outside")
+
+
+@pytest.mark.parametrize("target", ["..", "../outside", "/", "a/../..", "inside/out"])
+def test_ways_out(tmp_path, root, sink, target):
+    """Relative, absolute and nested symlinks lead out as little as direct ones."""
+    (root / "a").mkdir()
+    (root / "inside").mkdir()
+    (root / "inside" / "out").symlink_to(tmp_path / "outside")
+    (root / "link").symlink_to(target)
+    assert "leads out of output.dir" in refused(lambda: sink.write("link/file", b"x"))
+    assert {"file": b"outside"} == files(tmp_path / "outside")
+
+
+def test_a_neighbour_with_a_longer_name(tmp_path, root, sink):
+    """A folder whose name begins like the root's is outside all the same."""
+    (tmp_path / "out-side").mkdir()
+    (root / "link").symlink_to(tmp_path / "out-side")
+    assert "leads out of output.dir" in refused(lambda: sink.write("link/file", b"x"))
+
+
+@pytest.mark.parametrize("target", ["real", "real/below", "../out/real", "."])
+def test_a_symlink_that_stays_inside(root, sink, target):
+    """A symlink to another folder of the output works as the folder that it points to."""
+    (root / "real" / "below").mkdir(parents=True)
+    (root / "link").symlink_to(target)
+    sink.write("link/new/file", b"x")
+    assert b"x" == (root / target / "new" / "file").read_bytes()
+
+
+def test_a_symlink_to_the_state_folder(root, sink):
+    """A symlink is no way round into chora-mp's own folder."""
+    (root / ".chora-mp").mkdir()
+    (root / ".chora-mp" / "ledger.db").write_bytes(b"ledger")
+    (root / "link").symlink_to(".chora-mp")
+    refused(lambda: sink.write("link/ledger.db", b"x"))
+    assert b"ledger" == (root / ".chora-mp" / "ledger.db").read_bytes()
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_file_that_is_a_symlink(tmp_path, root, sink, same):
+    """A symlink where the file is to be is replaced by the file; what it pointed to is untouched, equal or not."""
+    data = b"outside" if same else b"new"
+    (root / "file").symlink_to(tmp_path / "outside" / "file")
+    assert len(data) == sink.write("file", data)
+    assert (False, data) == ((root / "file").is_symlink(), (root / "file").read_bytes())
+    assert {"file": b"outside"} == files(tmp_path / "outside")
+
+
+def test_a_dangling_symlink_for_a_file(tmp_path, root, sink):
+    """A symlink to nothing is replaced; nothing appears where it pointed."""
+    (root / "file").symlink_to(tmp_path / "outside" / "absent")
+    sink.write("file", b"new")
+    assert {"file": b"new"} == files(root)
+    assert {"file": b"outside"} == files(tmp_path / "outside")
+
+
+@pytest.mark.parametrize("target", ["absent", "loop"])
+def test_symlinks_to_nowhere_for_a_folder(root, sink, target):
+    """A dangling symlink or a loop where a folder is needed is an error that names the path."""
+    (root / "loop").symlink_to(target)
+    assert "'loop/file'" in refused(lambda: sink.write("loop/file", b"x"), OSError)
+    assert {} == files(root)
+
+
+def test_the_temporary_is_not_written_through_a_symlink(tmp_path, root, sink):
+    """A symlink planted under the temporary file's name is removed, not followed."""
+    (root / TEMPORARY).symlink_to(tmp_path / "outside" / "file")
+    sink.write("file", b"new")
+    assert ({"file": b"new"}, {"file": b"outside"}) == (files(root), files(tmp_path / "outside"))
+
+
+# ---- what lies in the way --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["a/file", "a/b/file"])
+def test_a_file_where_a_folder_is_needed(root, sink, path):
+    """The error names the output path, and the file that lies in the way stays."""
+    (root / "a").write_bytes(b"a file")
+    error = refused(lambda: sink.write(path, b"x"), NotADirectoryError)
+    assert f"[Errno {errno.ENOTDIR}] Not a directory: {path!r}" == error
+    assert {"a": b"a file"} == files(root)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_folder_where_the_file_is_to_be(root, sink, full):
+    """A folder is not replaced by a file, not even an empty one; no temporary is left."""
+    (root / "a").mkdir()
+    if full:
+        (root / "a" / "file").write_bytes(b"x")
+    error = refused(lambda: sink.write("a", b"x"), IsADirectoryError)
+    assert f"[Errno {errno.EISDIR}] Is a directory: 'a'" == error
+    assert (["a"], full) == (os.listdir(root), (root / "a" / "file").exists())
+
+
+def test_a_fifo_in_the_way(root, sink):
+    """A FIFO is replaced without waiting for somebody to write to it."""
+    os.mkfifo(root / "file")
+
+    def too_long(number, frame):
+        raise AssertionError("held by the FIFO")  # no OSError, which the sink would take for an answer
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(20)
+    try:
+        sink.write("file", b"x")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert {"file": b"x"} == files(root)
+
+
+def test_a_socket_in_the_way(root, sink, monkeypatch):
+    """A socket is replaced."""
+    monkeypatch.chdir(root)  # a socket's address is short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("file")
+        sink.write("file", b"x")
+    assert {"file": b"x"} == files(root)
+
+
+def test_what_a_killed_worker_left(root, sink):
+    """A temporary file of the same name, from a worker killed in this seat, is in nobody's way."""
+    (root / TEMPORARY).write_bytes(b"half a docu")
+    sink.write("file", b"x")
+    assert {"file": b"x"} == files(root)
+
+
+def test_a_file_that_cannot_be_read(root, sink):
+    """An old file without permission to read is replaced, equal or not."""
+    (root / "file").write_bytes(b"x")
+    (root / "file").chmod(0)
+    sink.write("file", b"y")
+    assert {"file": b"y"} == files(root)
+
+
+def test_a_folder_that_is_removed(root, sink):
+    """A folder that somebody removes while the sink has it open is made again."""
+    import shutil
+
+    sink.write("a/b/x", b"1")
+    shutil.rmtree(root / "a")
+    assert 1 == sink.write("a/b/y", b"2")
+    assert {"a/b/y": b"2"} == files(root)
+
+
+def test_a_root_that_is_removed(root, sink):
+    """The output folder itself is nobody's to make again: the error names the path."""
+    import shutil
+
+    sink.write("x", b"1")
+    shutil.rmtree(root)
+    assert "'y'" in refused(lambda: sink.write("y", b"2"), FileNotFoundError)
+
+
+def test_a_folder_swapped_for_a_symlink(tmp_path, root, sink):
+    """A folder that is held open stays the folder that it was, even if a symlink takes its name."""
+    sink.write("a/x", b"1")
+    os.rename(root / "a", root / "b")
+    (root / "a").symlink_to(tmp_path / "outside")
+    sink.write("a/file", b"2")
+    assert {"file": b"outside"} == files(tmp_path / "outside")
+
+
+def test_many_folders(root, sink):
+    """Far more folders than descriptors are kept: all are written, few stay open, none are lost."""
+    before = descriptors()
+    for turn in range(2):
+        for number in range(100):
+            sink.write(f"{number}/file", b"%d" % turn)
+    assert 32 >= descriptors() - before
+    sink.close()
+    assert (before, 100, {b"1"}) == (descriptors(), len(files(root)), set(files(root).values()))
+
+
+def test_errors_leak_no_descriptors(tmp_path, root, sink):
+    """Each way to fail closes what it has opened and leaves no temporary."""
+    (root / "file").write_bytes(b"x")
+    (root / "folder").mkdir()
+    (root / "out").symlink_to(tmp_path)
+    (root / "loop").symlink_to("loop")
+    (root / "deep").mkdir()
+    (root / "deep" / "out").symlink_to(tmp_path)
+    sink.write("first", b"x")
+    before = descriptors()
+    for path in ["file/x", "folder", "out/x", "loop/x", "deep/out/x", "../x"] * 5:
+        with pytest.raises((OSError, PathError)):
+            sink.write(path, b"y")
+    sink.close()
+    assert before >= descriptors()
+    assert {"deep", "file", "first", "folder", "loop", "out"} == set(os.listdir(root))
+
+
+def test_a_failed_write_leaves_the_old_file(root, sink, monkeypatch):
+    """An error in the middle of writing: the old document is whole, and no temporary is left."""
+    (root / "file").write_bytes(b"old")
+
+    def full(file, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    error = refused(lambda: sink.write("file", b"new"), OSError)
+    monkeypatch.undo()
+    assert (f"[Errno {errno.ENOSPC}] No space left on device: 'file'", {"file": b"old"}) == (error, files(root))
+
+
+def test_an_interrupt_leaves_no_temporary(root, sink, monkeypatch):
+    """A signal's exception in the middle of writing passes through, and the folder is clean."""
+    (root / "file").write_bytes(b"old")
+
+    def interrupted(file, data):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "write", interrupted)
+    refused(lambda: sink.write("file", b"new"), KeyboardInterrupt)  # type: ignore[arg-type]
+    monkeypatch.undo()
+    assert {"file": b"old"} == files(root)
+
+
+LIMITED = """
+import os, resource, signal, sys
+from chora_mp.sinks import FileSink
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+sink = FileSink(sys.argv[1], ".chora-test-0", lambda folder: None)
+try:
+    sink.write("file", b"x" * 20_000)
+except OSError as error:
+    print(error.errno, error.filename)
+print(sink.write("file", b"y" * 10_000))
+"""
+
+
+def test_a_file_size_limit(root):
+    """A document over the limit on file sizes fails after a part of it is written; one at the limit succeeds."""
+    (root / "file").write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(root)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert f"{errno.EFBIG} file\n10000\n" == done.stdout
+    assert {"file": b"y" * 10_000} == files(root)
+
+
+def test_a_full_disk(root):
+    """On a file system that is full the error says so, the old file is whole and there is no temporary."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(root)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this process may not mount a small file system")
+    try:
+        sink = FileSink(str(root), TEMPORARY, lambda folder: None)
+        sink.write("file", b"old")
+        error = refused(lambda: sink.write("file", b"x" * 2**20), OSError)
+        sink.close()
+        assert (f"[Errno {errno.ENOSPC}] No space left on device: 'file'", {"file": b"old"}) == (error, files(root))
+    finally:
+        subprocess.run(["umount", "-l", str(root)], check=True)
+
+
+RACER = """
+import sys
+from chora_mp.sinks import FileSink
+sink = FileSink(sys.argv[1], ".chora-test-" + sys.argv[2], lambda folder: None)
+for number in range(200):
+    sink.write(f"{number}/{number}/{sys.argv[2]}", b"x")
+"""
+
+
+def test_workers_beside_each_other(root):
+    """Processes that make the same folders at the same time all get their files written."""
+    racers = [subprocess.Popen([sys.executable, "-c", RACER, str(root), str(number)]) for number in range(3)]
+    assert [0, 0, 0] == [racer.wait(60) for racer in racers]
+    assert 600 == len(files(root))
+
+
+# ---- text ------------------------------------------------------------------------------------------------
+
+
+def test_text(tmp_path):
+    """A span's documents are one after the other in one file; the next span has a file of its own."""
+    sink = TextSink(str(tmp_path), 3)
+    sink.add(b"one")
+    sink.add("zwei é".encode())
+    assert 10 == sink.size
+    first = sink.store()
+    sink.add(b"")
+    second = sink.store()
+    assert {first: "onezwei é".encode(), second: b""} == {str(path): path.read_bytes() for path in tmp_path.iterdir()}
+    assert 0 == sink.size
+
+
+def test_no_text(tmp_path):
+    """Without documents there is no file."""
+    assert None is TextSink(str(tmp_path), 0).store()
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_texts_of_seats_are_apart(tmp_path):
+    """Two seats never share a file."""
+    sinks = [TextSink(str(tmp_path), seat) for seat in (1, 11)]
+    for sink in sinks * 2:
+        sink.add(b"x")
+    paths = [sink.store() for sink in sinks]
+    for sink in sinks:
+        sink.add(b"y")
+    paths += [sink.store() for sink in sinks]
+    assert 4 == len(set(paths))
