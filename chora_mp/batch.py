@@ -20,11 +20,10 @@ from chora_mp.errors import Interrupted, JobError, OutputError
 from chora_mp.events import ReadingStarted, RenderingEnded, RenderingStarted, SpanCompleted
 from chora_mp.lanes import InlineLane, ProcessLane
 from chora_mp.planning import Plan, make_plan
-from chora_mp.records import BatchResult, Failure, ItemResult
+from chora_mp.records import BatchResult, Failure, ItemResult, Orders
 from chora_mp.sinks import STATE_FOLDER
 from chora_mp.sizing import Sizing, optimal_workers
 from chora_mp.sources.stream import StreamSpans
-from chora_mp.worker import Orders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from chora_mp.events import Event, Observer
     from chora_mp.job import Job
     from chora_mp.lanes import Lane
-    from chora_mp.worker import Outcome
+    from chora_mp.records import Outcome
 
     Records = Iterable[Mapping[str, Any]]
     OnProgress = Callable[[int, int | None, str], None]

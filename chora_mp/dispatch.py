@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from chora_mp.errors import WorkerError
-from chora_mp.records import Failure, ItemResult, Place, Span
-from chora_mp.worker import Outcome
+from chora_mp.records import Failure, ItemResult, Outcome, Place, Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -8,7 +8,7 @@ import signal
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
-from chora_mp import worker
+from chora_mp import seats
 from chora_mp.errors import OutputError, WorkerError
 from chora_mp.slots import Slot
 
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
-    from chora_mp.seats import Server
+    from chora_mp.records import Orders
     from chora_mp.slots import Note
-    from chora_mp.worker import Orders
 
 
 class Seat(Protocol):
@@ -61,22 +60,20 @@ class ProcessSeat:
     One pool of N breaks whole when one worker dies, and blames every future; a pool of one loses only its own.
     """
 
-    def __init__(self, number: int, orders: Orders, slots: str, server: Server) -> None:
-        from chora_mp.seats import SeatContext  # noqa: PLC0415  (inline runs start no process)
-
+    def __init__(self, number: int, orders: Orders, slots: str, server: seats.Server) -> None:
         self.number = number
         self._slot = Slot(slots, number)
         self._slot.start(0)
         self._temporary = f"{orders.temporary}{number}".encode()
-        self._context = SeatContext(server)
+        self._context = seats.SeatContext(server)
         self._executor: Executor = ProcessPoolExecutor(
-            1, self._context, initializer=worker.start, initargs=(orders, slots, number)
+            1, self._context, initializer=seats.start, initargs=(orders, slots, number)
         )
 
     def submit(self, name: str, *arguments: Any) -> Future[Any]:
         """Have the worker's method called, after what it was given before. The first call starts the process."""
         try:
-            return self._executor.submit(worker.call, name, *arguments)
+            return self._executor.submit(seats.call, name, *arguments)
         except BrokenExecutor as error:  # it died, and its futures are about to say so: this one says the same
             future: Future[Any] = Future()
             future.set_exception(error)
@@ -134,11 +131,9 @@ class ProcessLane:
 
     def __init__(self, orders: Orders, most: int) -> None:
         """A lane of at most `most` seats. Raises `OutputError` where the slots cannot be written."""
-        from chora_mp.seats import Server  # noqa: PLC0415
-
         self.most = most
         self._orders = orders
-        self._server = Server()
+        self._server = seats.Server()
         self._slots = os.path.join(orders.scratch, "slots")
         self._numbers: Callable[[], int] = iter(range(1 << 30)).__next__
 
@@ -161,7 +156,9 @@ class InlineSeat:
         self.number = 0
         self._slot = Slot(slots, 0)
         self._slot.start(os.getpid())
-        self._worker = worker.Worker(orders, self._slot, 0, inline=True)
+        from chora_mp.worker import Worker  # noqa: PLC0415  (brings Jinja2, which a coordinator of processes never needs)
+
+        self._worker = Worker(orders, self._slot, 0, inline=True)
 
     def submit(self, name: str, *arguments: Any) -> Future[Any]:
         """Call the worker's method here and now."""

@@ -149,3 +149,43 @@ class Span:
     def first(self, count: int) -> Span:
         """The first `count` records of the span."""
         return Span(self.input, self.seq, count, self.offset, self.line, self.skip, self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What every worker of a run is told once.
+
+    `bundle`: the file that holds the pickled bundle. `output`: the output folder, None to write nothing. `scratch`: the
+    run's own folder. `temporary`: how temporary files' names begin. `only`: a glob that keys must match. `details`:
+    whether to answer with every item or with the failures alone. `keep_text`: whether to hand documents back.
+    """
+
+    bundle: str
+    output: str | None
+    scratch: str
+    temporary: str
+    only: str | None = None
+    details: bool = False
+    keep_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a span's first `done` records: so many `rendered`, so many `skipped` (not asked for).
+
+    `written` in bytes, `seconds` of work. `items`: the failures, or all items where details were asked for, in order.
+    `texts`: the file with the documents of the rendered ones, one after the other.
+    """
+
+    done: int
+    rendered: int
+    skipped: int
+    written: int
+    seconds: float
+    items: tuple[ItemResult, ...]
+    texts: str | None = None
+
+    @property
+    def failed(self) -> int:
+        """How many of the records failed."""
+        return self.done - self.rendered - self.skipped

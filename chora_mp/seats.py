@@ -19,8 +19,13 @@ from multiprocessing import context, forkserver, popen_forkserver, resource_trac
 from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
+from chora_mp.errors import ChoraError, WorkerError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from chora_mp.records import Orders
+    from chora_mp.worker import Worker
 
 _SHIELDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -94,8 +99,36 @@ class SeatContext(context.ForkServerContext):
         return self.process
 
 
-def settle_in() -> None:
-    """What a worker does first: leave the lifeline to the server, tie its life to it, keep stdout clean."""
+_worker: Worker | None = None
+
+
+def start(orders: Orders, slots: str, seat: int) -> None:
+    """Make this process the worker of `seat`: the first thing it is told."""
+    # Here, where only the child comes by: the coordinator needs neither the worker's code nor Jinja2.
+    from chora_mp.slots import Slot  # noqa: PLC0415
+    from chora_mp.worker import Worker  # noqa: PLC0415
+
+    global _worker  # noqa: PLW0603  (a process is one worker; calls reach it by name)
+    _settle_in()
+    slot = Slot(slots, seat)
+    slot.start(os.getpid())
+    _worker = Worker(orders, slot, seat)
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Call a method of this process's worker. Raises `ChoraError` only: no other exception is sure to travel well."""
+    method: Callable[..., Any] = getattr(_worker, name)
+    try:
+        return method(*arguments)
+    except ChoraError:
+        raise
+    except BaseException as error:  # noqa: BLE001
+        text = str(error).encode("utf-8", "backslashreplace").decode()
+        raise WorkerError(f"{name}: {type(error).__name__}: {text}") from None
+
+
+def _settle_in() -> None:
+    """Leave the lifeline to the server, tie this process's life to it, keep stdout clean."""
     for name, value in _FOR_SERVER.items():
         if os.environ.get(name) == value:
             del os.environ[name]

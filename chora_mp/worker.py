@@ -13,7 +13,6 @@ import re
 import sys
 import time
 import types
-from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 import jinja2
@@ -26,13 +25,13 @@ from chora_mp.environment import (
     expression_environment,
     referenced,
 )
-from chora_mp.errors import ChoraError, SourceError, TemplateError, WorkerError
-from chora_mp.records import BadRecord, Failure, ItemResult, Place, Span
+from chora_mp.errors import SourceError, TemplateError
+from chora_mp.records import BadRecord, Failure, ItemResult, Orders, Outcome, Place, Span
 from chora_mp.sinks import FileSink, TextSink
 from chora_mp.sources import jsonl, spool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from chora_mp.bundle import Bundle, Plugin
     from chora_mp.environment import DocumentEnvironment
@@ -47,46 +46,6 @@ _LONGEST_KEY = 1024
 _FULL_TEXTS = 8 * 2**20  # bytes of kept documents before a span is handed back early: memory stays flat
 
 _clock = time.monotonic
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What every worker of a run is told once.
-
-    `bundle`: the file that holds the pickled bundle. `output`: the output folder, None to write nothing. `scratch`: the
-    run's own folder. `temporary`: how temporary files' names begin. `only`: a glob that keys must match. `details`:
-    whether to answer with every item or with the failures alone. `keep_text`: whether to hand documents back.
-    """
-
-    bundle: str
-    output: str | None
-    scratch: str
-    temporary: str
-    only: str | None = None
-    details: bool = False
-    keep_text: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a span's first `done` records: so many `rendered`, so many `skipped` (not asked for).
-
-    `written` in bytes, `seconds` of work. `items`: the failures, or all items where details were asked for, in order.
-    `texts`: the file with the documents of the rendered ones, one after the other.
-    """
-
-    done: int
-    rendered: int
-    skipped: int
-    written: int
-    seconds: float
-    items: tuple[ItemResult, ...]
-    texts: str | None = None
-
-    @property
-    def failed(self) -> int:
-        """How many of the records failed."""
-        return self.done - self.rendered - self.skipped
 
 
 class Worker:
@@ -530,29 +489,3 @@ def _plugin_error(plugin: Plugin, error: BaseException) -> str:
     place = os.path.basename(plugin.path) if plugin.path else plugin.name
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return failures.printable(f"{place}:{line}: " if line else f"{place}: ") + f"{type(error).__name__}: {message}"
-
-
-_worker: Worker | None = None
-
-
-def start(orders: Orders, slots: str, seat: int) -> None:
-    """Make this process the worker of `seat`: the first thing it is told."""
-    from chora_mp import seats  # noqa: PLC0415
-    from chora_mp.slots import Slot  # noqa: PLC0415
-
-    global _worker  # noqa: PLW0603  (a process is one worker; calls reach it by name)
-    seats.settle_in()
-    slot = Slot(slots, seat)
-    slot.start(os.getpid())
-    _worker = Worker(orders, slot, seat)
-
-
-def call(name: str, *arguments: Any) -> Any:
-    """Call a method of this process's worker. Raises `ChoraError` only: no other exception is sure to travel well."""
-    method: Callable[..., Any] = getattr(_worker, name)
-    try:
-        return method(*arguments)
-    except ChoraError:
-        raise
-    except BaseException as error:  # noqa: BLE001
-        raise WorkerError(f"{name}: {type(error).__name__}: {failures.printable(str(error))}") from None

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from chora_mp import Job, WorkerError, batch_generate, batch_generate_stream
 from chora_mp.crew import Crew
 from chora_mp.dispatch import SPAN_SECONDS, Dispatch, Pace
-from chora_mp.records import Input
+from chora_mp.records import Input, Outcome
 from chora_mp.slots import Note
 from chora_mp.sources.marks import FileSpans, Marks
-from chora_mp.worker import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import chora_mp
-from chora_mp import bundle, errors, events, job, machine, records, sizing, slots, worker
+from chora_mp import bundle, errors, events, job, machine, records, sizing, slots
 
 PACKAGE = Path(chora_mp.__file__).parent
 
@@ -87,7 +87,7 @@ def loaded_by(code: str) -> set[str]:
     ("code", "heavy"),
     [
         ("import chora_mp", {"click", "rich", "pydantic", "jinja2", "orjson", "psutil", "yaml", "multiprocessing"}),
-        ("from chora_mp import batch_generate, Job", {"click", "rich", "pydantic", "yaml"}),
+        ("from chora_mp import batch_generate, Job", {"click", "rich", "pydantic", "yaml", "jinja2"}),
         ("import chora_mp.worker, chora_mp.seats", {"click", "rich", "pydantic", "yaml", "psutil", "sqlite3", "csv"}),
         ("import chora_mp.cli", {"rich", "pydantic", "jinja2", "yaml", "psutil", "multiprocessing"}),
     ],
@@ -133,8 +133,8 @@ TRAVELLERS: list[Any] = [
     job.JinjaOptions(),
     bundle.Plugin("p"),
     bundle.take_bundle(job.Job("j", PACKAGE, "page.j2", ())),
-    worker.Orders("b", "o", "s", ".t"),
-    worker.Outcome(1, 1, 0, 10, 0.1, (ITEM,), "texts"),
+    records.Orders("b", "o", "s", ".t"),
+    records.Outcome(1, 1, 0, 10, 0.1, (ITEM,), "texts"),
     slots.Note(1, 2, 3, 4.0, b"/out"),
 ]
 
@@ -151,7 +151,7 @@ def test_what_crosses_a_boundary_is_frozen_and_pickles(traveller: Any) -> None:
 def test_no_traveller_is_forgotten() -> None:
     """Each dataclass of the modules that cross boundaries is in the table above."""
     known = {type(one).__name__ for one in TRAVELLERS}
-    for module in (records, events, sizing, job, bundle, worker, slots, machine):
+    for module in (records, events, sizing, job, bundle, slots, machine):
         for name, value in vars(module).items():
             if dataclasses.is_dataclass(value) and value.__module__ == module.__name__:
                 assert name in known

@@ -17,11 +17,11 @@ from chora_mp import worker as worker_module
 from chora_mp.bundle import take_bundle
 from chora_mp.errors import ChoraError, SourceError, TemplateError, WorkerError
 from chora_mp.job import JinjaOptions, Job, Output
-from chora_mp.records import BadRecord, Failure, Input, Place, Span
+from chora_mp.records import BadRecord, Failure, Input, Orders, Outcome, Place, Span
 from chora_mp.slots import Slot
 from chora_mp.sources.jsonl import stamp
 from chora_mp.sources.spool import frame
-from chora_mp.worker import Orders, Outcome, Worker
+from chora_mp.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
