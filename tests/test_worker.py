@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chora_mp import worker as worker_module
+from chora_mp import seats
 from chora_mp.bundle import take_bundle
 from chora_mp.errors import ChoraError, SourceError, TemplateError, WorkerError
 from chora_mp.job import JinjaOptions, Job, Output
@@ -670,9 +670,9 @@ def test_only_our_own_errors_travel(monkeypatch, error, kind, message):
         def method(self):
             raise error
 
-    monkeypatch.setattr(worker_module, "_worker", Raising())
+    monkeypatch.setattr(seats, "_worker", Raising())
     with pytest.raises(ChoraError) as caught:
-        worker_module.call("method")
+        seats.call("method")
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (kind, message) == (type(copy), str(copy))
 
