@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
     from chora_mp.job import JinjaOptions, Job
 
-# No template is this long; what is, is data that happens to lie in the folder, and every worker would hold a copy.
-LARGEST_TEMPLATE = 8 * 2**20
+# No template is this long, and no job has so many; what is, is data that happens to lie in the folder, and the
+# coordinator and every worker would hold a copy.
+LARGEST_TEMPLATE = 2**20
+MOST_TEMPLATES = 64 * 2**20
+_NOT_TEMPLATES = {".git", ".hg", ".svn", ".chora-mp", ".tox", ".venv", "__pycache__", "node_modules"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ def _read(job: Job, key: str, path: Path) -> bytes:
 def _templates(job: Job) -> Iterator[tuple[str, str, bytes]]:
     """Name, path and bytes of every template; a name in an earlier folder hides one in a later."""
     seen: set[str] = set()
+    size = 0
     left_out = os.path.realpath(job.output.dir) if job.output else None
     for folder in job.templates:
         for path in _files(str(folder), left_out):
@@ -116,6 +120,10 @@ def _templates(job: Job) -> Iterator[tuple[str, str, bytes]]:
             data = _template_bytes(path)
             if data is not None:
                 seen.add(name)
+                size += len(data)
+                if size > MOST_TEMPLATES:
+                    most = MOST_TEMPLATES // 2**20
+                    raise JobError([f"{job.where('templates')}: over {most} MiB of files; name a folder of templates"])
                 yield name, path, data
 
 
@@ -131,7 +139,7 @@ def _template_bytes(path: str) -> bytes | None:
 
 
 def _files(folder: str, left_out: str | None, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Every regular file below `folder`, through symlinks, but for hidden folders and the job's own output."""
+    """Every regular file below `folder`, through symlinks, but for the job's own output and what tools keep there."""
     real = os.path.realpath(folder)
     if real == left_out or real in above:  # a symlink to a folder above would go on for ever
         return
@@ -139,7 +147,7 @@ def _files(folder: str, left_out: str | None, above: tuple[str, ...] = ()) -> It
         path = os.path.join(folder, name)
         if os.path.isfile(path):
             yield path
-        elif os.path.isdir(path) and not name.startswith(".") and name != "__pycache__":
+        elif os.path.isdir(path) and name not in _NOT_TEMPLATES:
             with contextlib.suppress(PermissionError):  # only a job that reaches a template there needs to know
                 yield from _files(path, left_out, (*above, real))
 

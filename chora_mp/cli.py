@@ -280,6 +280,9 @@ class _Signals:
 
     def _take(self, *_: object) -> None:
         if self._received or not self._rendering:
+            for signal_number in self._before:  # who keeps pressing must not interrupt the clearing up
+                signal.signal(signal_number, signal.SIG_IGN)
+            self._before = {}
             raise KeyboardInterrupt
         self._received = True
         _complain("stopping; what is in work is finished (once more to stop at once)")

@@ -29,8 +29,7 @@ class Crew:
         try:
             if kind is not None:
                 self.kill()
-            while self.seats:
-                self.seats.pop().close()
+            self.renew()
         finally:
             self.kill()
             self.lane.close()
@@ -63,8 +62,17 @@ class Crew:
 
     def renew(self) -> None:
         """End the workers, which have nothing to do; the next task opens a fresh one."""
+        for seat in self.seats:
+            seat.dismiss()
         while self.seats:
             self.seats.pop().close()
+
+    def do_without(self, seat: Seat) -> None:
+        """Give up a seat whose worker cannot be started, and open no others: the machine has no room for them."""
+        self.seats.remove(seat)
+        seat.bury()
+        self.lane.most = len(self.seats)
+        self.most_open = min(self.most_open, self.lane.most)
 
     def ask(self, name: str, *arguments: Any) -> Any:
         """What a worker's method returns. Raises what it raises, or `WorkerError` where the worker dies of it."""
@@ -79,19 +87,25 @@ class Crew:
         wanted = min(self.lane.most, max(1, len(waiting) // 2))
         while len(self.seats) < wanted:
             self.open()
-        asked: deque[tuple[Seat, str, Future[Any]]] = deque()
+        asked: deque[tuple[Seat, tuple[Any, ...], Future[Any]]] = deque()
         for turn in range(len(waiting)):
             if len(asked) >= wanted * self.lane.depth:
                 yield self._answer(*asked.popleft())
-            seat = self.seats[turn % wanted]
-            name, *arguments = waiting.popleft()
-            asked.append((seat, name, seat.submit(name, *arguments)))
+            seat, task = self.seats[turn % len(self.seats)], waiting.popleft()
+            asked.append((seat, task, seat.submit(*task)))
         while asked:
             yield self._answer(*asked.popleft())
 
-    def _answer(self, seat: Seat, name: str, future: Future[Any]) -> Any:
+    def _answer(self, seat: Seat, task: tuple[Any, ...], future: Future[Any]) -> Any:
         try:
             return future.result()
         except BrokenExecutor:
+            if seat in self.seats:
+                self.replace(seat)
+        # Once more: nothing is lost by asking again, and it may have been killed from outside.
+        seat = self.seats[-1]
+        try:
+            return seat.submit(*task).result()
+        except BrokenExecutor:
             self.seats.remove(seat)
-            raise WorkerError(f"the worker {seat.bury()} in {name!r}, before anything was rendered") from None
+            raise WorkerError(f"the worker {seat.bury()} in {task[0]!r}, before anything was rendered") from None

@@ -28,7 +28,8 @@ _SEAT_SECONDS = 0.05  # what a further seat costs: 10 ms to open, the rest to lo
 _MOST_DEATHS = 2
 _MOST_STILLBORN = 3
 _IDLE_TICK = 0.5  # seconds between looks at the slots
-_SLOW_TICK = 0.02  # what a slow source's next record waits for the last one's result
+_START_SECONDS = 60.0
+_SLOW_TICK, _MOST_SLOW_TICK = 0.02, 1.0  # what a slow source's next record waits for the last one's result
 _LEAST_SECONDS = 0.002  # no span shorter than this at the end, or handing over costs more than it levels
 
 
@@ -40,8 +41,8 @@ class Spans(Protocol):
         """Records still to be handed out; None while nobody knows."""
 
     @property
-    def slow(self) -> bool:
-        """Whether the last record had to be waited for: then results come before the next one is asked for."""
+    def slow(self) -> float:
+        """Seconds that the last record had to be waited for, 0 if not: results come before the next is asked for."""
 
     def take(self, count: int) -> Span | None:
         """The next span, of at most `count` records; None when all are handed out."""
@@ -100,6 +101,7 @@ class Dispatch:
         self._window: dict[Future[Any], _Task] = {}
         self._load: Counter[int] = Counter()
         self._overdue: dict[int, Note] = {}
+        self._quiet: dict[int, float] = {}
         self._deaths: Counter[int] = Counter()
         self._losses: Counter[tuple[int, int]] = Counter()
         self._stillborn = 0
@@ -157,12 +159,18 @@ class Dispatch:
             span = self._spans.take(self._count())
         except Exception as error:  # noqa: BLE001  (the caller's iterable; raised once what is in work has ended)
             self._source_error = error
-            self.stop()
             return False
         if span is None:
             return False
         budget = 2 * SPAN_SECONDS if self._pace.known else _FIRST_SECONDS
-        self._submit(_Task(seat, span), "render", span, budget)
+        try:
+            self._submit(_Task(seat, span), "render", span, budget)
+        except WorkerError:
+            self._spans.give_back([span])
+            if len(self._crew.seats) == 1:
+                raise
+            self._crew.do_without(seat)
+            return False
         return not self._spans.slow
 
     def _submit(self, task: _Task, name: str, *arguments: Any) -> None:
@@ -204,6 +212,7 @@ class Dispatch:
             return
         del self._window[future]
         self._load[task.seat.number] -= 1
+        self._quiet.pop(task.seat.number, None)
         self._stillborn = 0
         if task.verdict:
             yield task.span, _condemned(task, *answer)
@@ -225,11 +234,18 @@ class Dispatch:
 
     def _bury(self, seat: Seat) -> Iterator[tuple[Span, Outcome]]:
         """Deal with a dead worker: the record it was at, all else it was given, and a new seat in its place."""
-        tasks = [task for task in self._window.values() if task.seat is seat]
-        self._window = {future: task for future, task in self._window.items() if task.seat is not seat}
         note, overdue = seat.note(), self._overdue.pop(seat.number, None)
         ending = self._crew.replace(seat)
+        mine = [future for future, task in self._window.items() if task.seat is seat]
+        for future in mine:
+            if future.exception() is None:  # done before the death, and only not looked at yet
+                yield from self._settle(future)
+        tasks = [self._window.pop(future) for future in mine if future in self._window]
         del self._load[seat.number]
+        if self._quiet.pop(seat.number, None) is not None and overdue:
+            ending = f"did not get ready within {self._start_seconds():g} s and was killed"
+        if not tasks:
+            return
         oldest, *waiting = tasks  # the one that it was at; what waited behind is as it was
         for task in tasks:
             if task.verdict:
@@ -282,7 +298,7 @@ class Dispatch:
     def _tick(self) -> float:
         """How long to wait for an outcome before looking up."""
         if self._spans.slow and not self._stopping:
-            return _SLOW_TICK
+            return max(_SLOW_TICK, min(_MOST_SLOW_TICK, self._spans.slow / 2))
         if not self._pace.known and not self._crew.full:
             return _SEAT_SECONDS
         return max(_SLOW_TICK, min(_IDLE_TICK, self._timeout / 4)) if self._timeout else _IDLE_TICK
@@ -294,10 +310,20 @@ class Dispatch:
             return
         for seat in self._crew.seats:
             note = seat.note()
-            if note.seq is not None and now - note.since > self._timeout:
+            if note.seq is not None:
+                self._quiet.pop(seat.number, None)
+                late = now - note.since > self._timeout
+            else:
+                since = self._quiet.setdefault(seat.number, now) if self._load[seat.number] else now
+                late = now - since > self._start_seconds()
+            if late:
                 # Which item it was is read again after the death: it may just have ended, and then nobody is guilty.
                 self._overdue[seat.number] = note
                 seat.kill()
+
+    def _start_seconds(self) -> float:
+        """What a worker may take between records, for its plug-ins above all: an item's time, but at least a minute."""
+        return max(_START_SECONDS, self._timeout or 0)
 
 
 def _completed(window: Iterable[Future[Any]], seconds: float) -> Iterator[Future[Any]]:

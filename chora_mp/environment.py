@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import marshal
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator
+from jinja2.loaders import split_template_path
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.sandbox import SandboxedEnvironment as StockSandboxedEnvironment
@@ -129,9 +131,10 @@ class _SnapshotLoader(jinja2.BaseLoader):
         environment: jinja2.Environment,  # noqa: ARG002
         template: str,
     ) -> tuple[str, str, Callable[[], bool]]:
-        if template not in self._sources:
+        found = self._sources.get(normal_name(template))
+        if found is None:
             raise jinja2.TemplateNotFound(template)
-        path, source = self._sources[template]
+        path, source = found
         try:
             return source.decode(), path, lambda: True
         except UnicodeDecodeError as error:
@@ -158,6 +161,15 @@ class _SnapshotLoader(jinja2.BaseLoader):
         return sorted(self._sources)
 
 
+def normal_name(name: str) -> str:
+    """A template's name without `./`, `//` and a leading `/`, as Jinja2's own loaders take it.
+
+    Raises `jinja2.TemplateNotFound` for a name with `..`.
+    """
+    return "/".join(split_template_path(name))
+
+
+@functools.cache
 def autoescape_by_name(name: str | None) -> bool:
     """Whether a template's output is escaped: by its extension, under a final `.j2`, `.jinja` or `.jinja2`."""
     if name is None:

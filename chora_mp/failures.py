@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import sys
 from typing import TYPE_CHECKING
 
@@ -58,8 +59,14 @@ def printable(text: str, most: int = sys.maxsize) -> str:
 
 def did_you_mean(word: str, words: Collection[str]) -> str:
     """`; did you mean 'x'?`, or nothing where no word comes near."""
-    near = difflib.get_close_matches(word, words, 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = _nearest(word, tuple(words))
+    return f"; did you mean {near!r}?" if near else ""
+
+
+@functools.lru_cache(maxsize=64)
+def _nearest(word: str, words: tuple[str, ...]) -> str | None:
+    """The nearest of many words takes milliseconds to find, and ten thousand items may miss the same one."""
+    return next(iter(difflib.get_close_matches(word, words, 1)), None)
 
 
 def syntax_problem(error: jinja2.TemplateSyntaxError, path: str | None) -> str:

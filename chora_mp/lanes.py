@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 from chora_mp import seats
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
 
     from chora_mp.records import Orders
     from chora_mp.slots import Note
+
+
+_LEAVE_SECONDS = 1.0  # what an idle worker may take to end
+_SEAT_DESCRIPTORS = 10  # 9 were counted: queues, locks, sentinel and slot
+_OTHER_DESCRIPTORS = 40
 
 
 class Seat(Protocol):
@@ -36,6 +44,9 @@ class Seat(Protocol):
 
     def bury(self) -> str:
         """Clear up after a worker that died; how it ended, in words."""
+
+    def dismiss(self) -> None:
+        """Tell a worker that has nothing to do to leave."""
 
     def close(self) -> None:
         """End a worker that has nothing to do."""
@@ -66,6 +77,7 @@ class ProcessSeat:
         self._slot.start(0)
         self._temporary = f"{orders.temporary}{number}".encode()
         self._context = seats.SeatContext(server)
+        self._leaving: Thread | None = None
         self._executor: Executor = ProcessPoolExecutor(
             1, self._context, initializer=seats.start, initargs=(orders, slots, number)
         )
@@ -78,8 +90,8 @@ class ProcessSeat:
             future: Future[Any] = Future()
             future.set_exception(error)
             return future
-        except OSError as error:
-            raise WorkerError(f"cannot start a worker process: {error.strerror}") from None
+        except (OSError, EOFError) as error:  # EOF: the fork server could not fork
+            raise WorkerError(f"cannot start a worker process: {error}") from None
 
     def note(self) -> Note:
         """What the worker is at."""
@@ -107,9 +119,20 @@ class ProcessSeat:
         self._slot.close()
         return _ending(code)
 
+    def dismiss(self) -> None:
+        """Tell a worker that has nothing to do to leave."""
+        self._leaving = Thread(target=self._executor.shutdown, daemon=True)
+        self._leaving.start()
+
     def close(self) -> None:
-        """End a worker that has nothing to do."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """End a worker that has nothing to do; one that a thread of a plug-in's keeps alive is not waited for."""
+        if self._leaving is None:
+            self.dismiss()
+        process = self._context.process
+        if process is not None and process.pid is not None and not wait([process.sentinel], _LEAVE_SECONDS):
+            self.kill()
+        if self._leaving is not None:
+            self._leaving.join()
         self._slot.close()
 
 
@@ -130,19 +153,20 @@ class ProcessLane:
     depth = 2  # one span in work and one waiting, so that no worker waits for the coordinator
 
     def __init__(self, orders: Orders, most: int) -> None:
-        """A lane of at most `most` seats. Raises `OutputError` where the slots cannot be written."""
-        self.most = most
+        """A lane of at most `most` seats, or of as many as this process may open files for."""
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
+        self.most = max(1, min(most, descriptors // _SEAT_DESCRIPTORS))
         self._orders = orders
         self._server = seats.Server()
         self._slots = os.path.join(orders.scratch, "slots")
         self._numbers: Callable[[], int] = iter(range(1 << 30)).__next__
 
     def open(self) -> ProcessSeat:
-        """Open one more seat; its process starts with its first task."""
+        """Open one more seat; its process starts with its first task. Raises `WorkerError`."""
         try:
             return ProcessSeat(self._numbers(), self._orders, self._slots, self._server)
         except OSError as error:
-            raise OutputError(f"{self._slots}: cannot be written: {error.strerror}") from None
+            raise WorkerError(f"cannot open a seat for a worker: {error}") from None
 
     def close(self) -> None:
         """End the fork server."""
@@ -178,6 +202,9 @@ class InlineSeat:
 
     def kill(self) -> None:
         """Nothing: what runs here has ended when anybody can ask."""
+
+    def dismiss(self) -> None:
+        """Nothing: it leaves with `close`."""
 
     def bury(self) -> str:
         """Close the seat."""

@@ -118,9 +118,9 @@ def summary(result: BatchResult, where: str) -> Iterator[str]:
         f"{result.job}: {count(result.successful, 'document')} in {duration(result.duration_s)}"
         f" ({result.items_per_s:,.0f}/s), {size(result.bytes_written)} written to {where}"
     )
-    yield f"{count(result.workers, 'worker')}{_why(result)}"
+    yield f"{count(result.workers, 'worker')}{_why(result)}" if result.sizing["workers"] else "rendered inline"
     if result.total == 0:
-        yield "the source holds no records to render"
+        yield "there was no record to render: the source holds none, or none that was asked for"
     if result.not_reached:
         yield f"{count(result.not_reached, 'item')} not reached"
     if result.failed:

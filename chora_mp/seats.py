@@ -47,7 +47,8 @@ class Server:
 
     def stop(self) -> None:
         """End the server, once its workers have ended."""
-        self._server._stop()  # type: ignore[attr-defined]  # noqa: SLF001  (multiprocessing's own tests use it)
+        with contextlib.suppress(FileNotFoundError):  # at the interpreter's exit its socket may be gone already
+            self._server._stop()  # type: ignore[attr-defined]  # noqa: SLF001  (multiprocessing's own tests use it)
 
 
 class _Popen(popen_forkserver.Popen):

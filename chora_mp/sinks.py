@@ -165,7 +165,15 @@ class FileSink:
             raise PathError(f"symlink {os.fsdecode(reached)!r} leads out of output.dir")
         if os.path.relpath(target, self._root).split(b"/")[0].decode(errors="replace").casefold() == STATE_FOLDER:
             raise PathError(f"symlink {os.fsdecode(reached)!r} leads into {STATE_FOLDER}, chora-mp's own folder")
-        return os.open(target, _FOLDER)
+        # Step by step again, from the root: what is swapped in between is not followed.
+        folder = os.open(self._root, _FOLDER)
+        for name in os.path.relpath(target, self._root).split(b"/"):
+            above = folder
+            try:
+                folder = os.open(name, _FOLDER, dir_fd=above)
+            finally:
+                os.close(above)
+        return folder
 
     def close(self) -> None:
         """Close the folders; the sink can be used again."""

@@ -23,6 +23,7 @@ from chora_mp.environment import (
     Expression,
     document_environment,
     expression_environment,
+    normal_name,
     referenced,
 )
 from chora_mp.errors import SourceError, TemplateError
@@ -211,6 +212,7 @@ class Renderer:
         name = self._template.constant if self._template else None
         if name is None:
             return self._code
+        name = normal_name(name) if ".." not in name else name
         if name not in self.bundle.templates:
             where = self.bundle.labels["template"]
             near = failures.did_you_mean(name, self.bundle.templates)
@@ -218,8 +220,8 @@ class Renderer:
         problems: list[str] = []
         todo, done = [name], {name}
         while todo:
-            for reached in self._compile(todo.pop(), problems):
-                if reached is not None and reached in self.bundle.templates and reached not in done:
+            for reached in map(_normal, self._compile(todo.pop(), problems)):
+                if reached in self.bundle.templates and reached not in done:
                     done.add(reached)
                     todo.append(reached)
         if problems:
@@ -233,8 +235,9 @@ class Renderer:
         path: str | None = self.bundle.templates[name][0]
         try:
             source, path, _ = loader.get_source(environment, name)
-            code = environment.compile(source, name, path)
             tree = environment.parse(source, name, path)
+            found = list(referenced(tree))  # before compiling, which rearranges the tree
+            code = environment.compile(tree, name, path)
         except jinja2.TemplateSyntaxError as error:
             problems.append(failures.syntax_problem(error, path))
             return []
@@ -242,7 +245,7 @@ class Renderer:
             problems.append(f"{path}: {type(error).__name__}: {error}")
             return []
         self._code[name] = marshal.dumps(code)
-        return list(referenced(tree))
+        return found
 
     def _start_environments(self, problems: list[str]) -> None:
         options, templates = self.bundle.jinja, self.bundle.templates
@@ -451,6 +454,11 @@ class _Item:
         if isinstance(error, jinja2.TemplateSyntaxError):
             prefix = ""
         return failures.failure_of(error, prefix, bundle.templates)
+
+
+def _normal(name: str | None) -> str:
+    """A referenced name as the bundle has it; nothing for one that is known only when rendering."""
+    return "" if name is None or ".." in name else normal_name(name)
 
 
 def _cut_short(span: Span, seq: int) -> SourceError:

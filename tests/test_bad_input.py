@@ -272,7 +272,10 @@ def test_source_without_records(project: Project, content: str) -> None:
     project.job()
     project.write("data.jsonl", content)
     done = project.run("render", "job.yaml")
-    assert (0, True) == (done.returncode, "the source holds no records to render\n" in done.stdout)
+    assert (0, True) == (
+        done.returncode,
+        "there was no record to render: the source holds none, or none that was asked for\n" in done.stdout,
+    )
     assert_clean(project, done.stderr)
     assert not project.out.exists()
 

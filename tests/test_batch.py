@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -206,6 +207,39 @@ def test_an_error_in_the_callers_iterable_is_the_callers(tmp_path: Path) -> None
             got.append(item.seq)  # noqa: PERF401  (what was given before the error counts)
     assert list(range(100)) == sorted(got)
     assert until(lambda: own_processes() <= before)
+
+
+def test_what_was_given_back_is_rendered_before_the_callers_error(tmp_path: Path) -> None:
+    """Spans that were cut short are finished although the iterable has raised meanwhile."""
+    (tmp_path / "nap.py").write_text("import time\nFILTERS = {'nap': lambda v: time.sleep(0.05) or v}\n")
+
+    def records() -> Iterator[dict[str, int]]:
+        yield from ({"name": number} for number in range(40))
+        raise OSError("the connection is gone")
+
+    job = text_job(tmp_path, "{{ name | nap }}", plugins=["nap.py"])
+    got: list[int] = []
+    with pytest.raises(OSError, match="the connection is gone"):  # noqa: PT012
+        for item in batch_generate_stream(job, records(), keep_text=True):
+            got.append(item.seq)  # noqa: PERF401  (what was given before the error counts)
+    assert list(range(40)) == sorted(got)
+
+
+def test_a_mapping_that_raises_fails_alone(tmp_path: Path) -> None:
+    """A record whose own methods raise is one failed item."""
+
+    class Broken(Mapping[str, int]):
+        def __getitem__(self, name: str) -> int:
+            raise RuntimeError("broken")
+
+        def __iter__(self) -> Iterator[str]:
+            raise RuntimeError("broken")
+
+        def __len__(self) -> int:
+            return 1
+
+    items = list(batch_generate_stream(text_job(tmp_path), [{"name": 1}, Broken(), {"name": 2}], keep_text=True))
+    assert ["rendered", "failed", "rendered"] == [item.status for item in sorted(items, key=lambda item: item.seq)]
 
 
 def test_fail_fast_reaches_no_further(project: Project) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from chora_mp import bundle as bundle_module
 from chora_mp.bundle import LARGEST_TEMPLATE, Bundle, Plugin, shown, take_bundle
 from chora_mp.errors import JobError
 from chora_mp.job import JinjaOptions, Job, Output, Source
@@ -109,11 +110,19 @@ def test_names_are_relative_to_their_folder(job, tmp_path):
     assert ["a/b/é.j2", "page.md.j2"] == names(job)
 
 
-def test_hidden_folders_are_left_out(job, tmp_path):
-    """What lies in hidden folders and caches is no template; a hidden file is one."""
-    for name in (".git/config", "a/.cache/x", "__pycache__/x.pyc", "a/__pycache__/y", ".hidden.j2", "a/x"):
+def test_folders_of_tools_are_left_out(job, tmp_path):
+    """What version control and caches keep there is no template; hidden files and folders are, as in Jinja2."""
+    for name in (".git/config", "a/.parts/x", "__pycache__/x.pyc", "a/__pycache__/y", ".hidden.j2", "a/x"):
         write(tmp_path / "templates" / name, "x")
-    assert [".hidden.j2", "a/x", "page.md.j2"] == names(job)
+    assert [".hidden.j2", "a/.parts/x", "a/x", "page.md.j2"] == names(job)
+
+
+def test_too_much_for_templates(job, tmp_path, monkeypatch):
+    """A folder of data is not read into memory as if it were templates: the job is told to name a folder of its own."""
+    monkeypatch.setattr(bundle_module, "MOST_TEMPLATES", 1000)
+    write(tmp_path / "templates" / "data.bin", "x" * 2000)
+    with pytest.raises(JobError, match="templates: over 0 MiB of files; name a folder of templates"):
+        take_bundle(job)
 
 
 def test_a_template_folder_that_is_hidden(job, tmp_path):

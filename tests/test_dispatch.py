@@ -152,6 +152,35 @@ def _is_server(process: psutil.Process) -> bool:
     return "multiprocessing.forkserver" in " ".join(process.cmdline())
 
 
+def test_a_worker_killed_before_it_rendered_is_asked_again(project: Project) -> None:
+    """A death while the job is prepared, with nobody to blame, costs nothing."""
+    flag = project.folder / "started"
+    project.records({"name": "a"})
+    project.write(
+        "once.py", f"import os\ntry: os.mkdir({str(flag)!r})\nexcept FileExistsError: pass\nelse: os._exit(7)\n"
+    )
+    project.write("plugin.py", "import once\nFILTERS = {}\n")
+    assert 1 == batch_generate(Job.load(project.job("plugins: [plugin.py]"))).successful
+
+
+def test_what_a_dead_worker_had_finished_counts(project: Project) -> None:
+    """A slow observer finds a span done and the next one's worker dead: only the deadly item fails."""
+    bad = dict.fromkeys(range(1, 24, 2), "kill")
+    job = deadly_job(project, records(24, bad)).replace(workers=2)
+    result = batch_generate(job, on_progress=lambda *call: time.sleep(0.02))
+    assert_only_these_failed(project, result, 24, bad)
+
+
+@pytest.mark.parametrize("where", ["plugin", "source"])
+def test_a_thread_that_stays_holds_nobody(project: Project, where: str) -> None:
+    """A plug-in or a source that leaves a thread running does not keep the run from ending."""
+    stay = "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,)).start()\n"
+    project.write("plugin.py", (stay if where == "plugin" else "") + "FILTERS = {}\n")
+    project.write("rows.py", (stay if where == "source" else "") + "def rows(): return [{'name': 'a'}]\n")
+    job = Job.load(project.job("plugins: [plugin.py]", source="{python: 'rows.py:rows'}"))
+    assert 1 == batch_generate(job).successful
+
+
 def test_workers_that_cannot_start_end_the_run(project: Project) -> None:
     """A plug-in that kills every worker at its start: a clear error, no endless circle."""
     project.records(*({"name": f"n{number}"} for number in range(10)))
@@ -201,6 +230,9 @@ class FakeSeat:
     def bury(self) -> str:
         """Nothing to clear up."""
         return "ended"
+
+    def dismiss(self) -> None:
+        """Nothing to end."""
 
     def close(self) -> None:
         """Nothing to end."""

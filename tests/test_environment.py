@@ -746,3 +746,15 @@ def test_the_tree_is_what_jinja_parses():
     """Simple expressions are recognised by the nodes that Jinja2 parses them into: a change of those would be seen."""
     tree = jinja2.Environment().parse("x{{ a.b }}")
     assert [nodes.TemplateData, nodes.Getattr] == [type(node) for node in tree.body[0].nodes]
+
+
+@pytest.mark.parametrize("name", ["./page.j2", "/page.j2", "sub//part.j2", "sub/./part.j2", ".hidden/part.j2"])
+def test_names_as_stock_takes_them(tmp_path, name):
+    """A template is found under every spelling of its name that Jinja2's own loader takes."""
+    for path in ("page.j2", "sub/part.j2", ".hidden/part.j2"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(f"this is {path}")
+    stock = jinja2.Environment(loader=jinja2.FileSystemLoader(tmp_path))
+    sources = {path: (path, f"this is {path}".encode()) for path in ("page.j2", "sub/part.j2", ".hidden/part.j2")}
+    ours = document_environment(JinjaOptions(), sources, {})
+    assert stock.get_template(name).render() == ours.get_template(name).render()

@@ -160,7 +160,7 @@ def test_summary_of_nothing() -> None:
     """No records are worth a note."""
     lines = [*summary(result(total=0, successful=0, bytes_written=0, items_per_s=0.0), "out")]
     assert "pages: 0 documents in 2.50 s (0/s), 0 B written to out" == lines[0]
-    assert "the source holds no records to render" == lines[2]
+    assert "there was no record to render: the source holds none, or none that was asked for" == lines[2]
 
 
 def test_summary_of_a_run_that_was_stopped() -> None:

@@ -46,7 +46,7 @@ class Marks:
 class FileSpans:
     """Spans of a marked file, cut as large as asked for, in order; what comes back is handed out again first."""
 
-    slow = False
+    slow = 0.0
 
     def __init__(self, source: Input, marks: Marks) -> None:
         self._input = source

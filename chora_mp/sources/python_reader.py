@@ -14,15 +14,14 @@ from importlib.util import module_from_spec, spec_from_loader
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.errors import SourceError
-from chora_mp.records import BadRecord
-from chora_mp.sources.shapes import as_record, kind, suggestion
+from chora_mp.sources.shapes import kind, record_of, suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, ModuleType
 
     from chora_mp.job import Source
-    from chora_mp.sources.shapes import Pair, Record
+    from chora_mp.sources.shapes import Pair
 
 
 def read(source: Source) -> Iterator[Pair]:
@@ -41,16 +40,8 @@ def read(source: Source) -> Iterator[Pair]:
                 raise
             except BaseException as error:  # user code may raise anything; `sys.exit` is no Exception
                 raise _raised(source, module, error, f" after record {count}" * (count > 0)) from error
-            yield None, _record(value)
+            yield None, record_of(value)
             count += 1
-
-
-def _record(value: Any) -> Record:
-    """The value as a record, also where the value's own methods fail."""
-    try:
-        return as_record(value)
-    except Exception as error:  # noqa: BLE001  (a mapping of the user's may raise anything)
-        return BadRecord(type(error).__name__, f"record can't be read: {_text(error)}")
 
 
 @contextmanager

@@ -46,6 +46,18 @@ def as_record(value: Any) -> Record:
     return record
 
 
+def record_of(value: Any) -> Record:
+    """The same of a value that somebody's code made: its own methods may fail, and then it is no record."""
+    try:
+        return as_record(value)
+    except Exception as error:  # noqa: BLE001  (a mapping of the user's may raise anything)
+        try:
+            text = str(error)
+        except Exception as broken:  # noqa: BLE001
+            text = f"(its text can't be had: {type(broken).__name__})"
+        return BadRecord(type(error).__name__, f"record can't be read: {text}")
+
+
 def listed(names: Iterable[str]) -> str:
     """`'a', 'b', 'c'`, cut short where there are many."""
     names = list(names)

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.records import Input, Span
-from chora_mp.sources.shapes import as_record
+from chora_mp.sources.shapes import record_of
 from chora_mp.sources.spool import frame
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class StreamSpans:
         self._seq = 0
         self._error: Exception | None = None
         self._ended = False
-        self.slow = False
+        self.slow = 0.0
 
     @property
     def left(self) -> int | None:
@@ -43,7 +43,8 @@ class StreamSpans:
                 self._returned.appendleft(span.after(count))
             return span.first(min(count, span.count))
         if self._error:
-            raise self._error
+            error, self._error, self._ended = self._error, None, True
+            raise error
         frames = [] if self._ended else self._pull(count)
         if not frames:
             return None
@@ -57,8 +58,8 @@ class StreamSpans:
 
     def _pull(self, count: int) -> list[bytes]:
         frames: list[bytes] = []
-        size, end = 0, time.monotonic() + _MOST_SECONDS
-        self.slow = False
+        size, start = 0, time.monotonic()
+        self.slow = 0.0
         while len(frames) < count and size < _MOST_BYTES and not self.slow:
             try:
                 value = next(self._records)
@@ -67,10 +68,12 @@ class StreamSpans:
                 break
             except Exception as error:
                 if not frames:
+                    self._ended = True
                     raise
                 self._error = error  # raised once what came before it is handed out
                 break
-            frames.append(frame(None, as_record(value)))
+            frames.append(frame(None, record_of(value)))
             size += len(frames[-1])
-            self.slow = time.monotonic() >= end
+            taken = time.monotonic() - start
+            self.slow = taken if taken >= _MOST_SECONDS else 0.0
         return frames
