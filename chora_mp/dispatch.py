@@ -143,7 +143,7 @@ class Dispatch:
     # -- handing out
 
     def _fill(self) -> None:
-        if self._stopping:
+        if self._stopping or self._first_result_is_due():
             return
         for depth in range(1, self._crew.lane.depth + 1):
             for seat in self._crew.seats:
@@ -152,6 +152,12 @@ class Dispatch:
         while self._worth_a_seat():
             if not self._hand_out(self._crew.open()):
                 return
+
+    def _first_result_is_due(self) -> bool:
+        """Whether to wait: of an iterable nobody knows how long the next record takes, and the first result is near."""
+        if self._pace.known or not self._window or self._spans.left is not None:
+            return False
+        return not all(self._is_long_at_it(seat.note()) for seat in self._crew.seats)
 
     def _hand_out(self, seat: Seat) -> bool:
         """Give the seat a span; whether there may be more to hand out at once."""
@@ -171,7 +177,7 @@ class Dispatch:
                 raise
             self._crew.do_without(seat)
             return False
-        return not self._spans.slow
+        return not (self._spans.slow or self._first_result_is_due())
 
     def _submit(self, task: _Task, name: str, *arguments: Any) -> None:
         self._window[task.seat.submit(name, *arguments)] = task
@@ -181,6 +187,8 @@ class Dispatch:
         """How many records the next span should have: its share of the time, and towards the end of what is left."""
         wanted = int(SPAN_SECONDS / self._pace.seconds) if self._pace.known else _FIRST_COUNT
         left = self._spans.left
+        if left is None and not self._pace.known:
+            return 1
         if left is not None:
             least = int(_LEAST_SECONDS / self._pace.seconds) if self._pace.known else 1
             wanted = min(wanted, max(least, left // (2 * max(1, len(self._crew.seats)))))

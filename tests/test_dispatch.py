@@ -308,6 +308,23 @@ def test_the_pace_follows_the_last_spans() -> None:
     assert pace.seconds == pytest.approx(0.01, rel=0.25)
 
 
+def test_the_first_result_of_an_iterable_comes_at_once(tmp_path: Path) -> None:
+    """It is out before a second record is asked for: nobody knows how long that one takes."""
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "page.txt.j2").write_text("{{ n }}")
+    asked: list[int] = []
+
+    def pausing() -> Iterator[dict[str, int]]:
+        for number in range(3):
+            asked.append(number)
+            yield {"n": number}
+
+    stream = batch_generate_stream(Job.from_mapping({"template": "page.txt.j2"}, tmp_path), pausing(), keep_text=True)
+    assert 0 == next(stream).seq
+    assert [0] == asked
+    assert 2 == len(list(stream))
+
+
 def test_a_slow_source_holds_no_result_back(tmp_path: Path) -> None:
     """A result is out before the record after the next is asked for."""
     (tmp_path / "templates").mkdir()
