@@ -13,6 +13,7 @@ import yaml
 
 from chora_mp.errors import JobError
 from chora_mp.units import quoted
+from chora_mp.yamlmerge import Merging
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 else:
     # Ten times faster, but PyYAML can be built without libyaml.
     _Base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+LIBYAML_TOO_DEEP = "exceeded maximum nesting depth"
+"""What newer builds of libyaml say of a thousand open brackets."""
 
 MAX_DEPTH = 100
 MAX_ALIASED = 100_000
@@ -82,7 +86,7 @@ class _RefusedError(yaml.MarkedYAMLError):
         super().__init__(problem=problem, problem_mark=mark)
 
 
-class _Loader(_Base):
+class _Loader(Merging, _Base):
     """PyYAML's safe loader, refusing keys given twice and naming the line of values that it cannot read."""
 
     def __init__(self, text: str) -> None:
@@ -225,6 +229,9 @@ def _explanation(error: yaml.YAMLError, text: str, place: str) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"{place}:{mark.line + 1}" if mark else place
     problem = getattr(error, "problem", None) or str(error)
+    if problem == LIBYAML_TOO_DEEP:
+        error = _too_deep(mark)
+        problem = error.problem
     if isinstance(error, _RefusedError):
         return f"{where}: {problem}"
     if problem == "second occurrence":

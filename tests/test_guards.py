@@ -22,8 +22,8 @@ PACKAGE = Path(chora_mp.__file__).parent
 LAYERS = [
     {"version", "errors", "records", "events"},
     {"sizing", "units", "failures"},
-    {"job", "yamlfile", "jobvalues", "jobsections", "jobfile", "machine", "environment", "bundle", "slots", "sinks"}
-    | {"sources"},
+    {"job", "yamlmerge", "yamlfile", "jobvalues", "jobsections", "jobfile"}
+    | {"machine", "environment", "bundle", "slots", "sinks", "sources"},
     {"worker", "seats", "lanes", "crew", "planning", "dispatch"},
     {"progress"},
     {"batch"},

@@ -554,7 +554,6 @@ CONTROL = 'unacceptable character #x0001: control characters are not allowed in 
             bad("line 3, column 4: could not determine a constructor for the tag '!foo'", "YAMLError"),
         ),
         ("b: {a: 1, a: 2}", bad("line 3, column 11: key 'a' is there twice; remove one", "YAMLError")),
-        ("[" * 5000, bad("nested too deeply", "YAMLError")),
         ("- b: 1", no_mapping("a list")),
         ("null", no_mapping("null")),
         ("1: 2", bad("key 1 is not a string (found a number); put it in quotes")),
@@ -565,6 +564,13 @@ def test_yaml_bad_document(tmp_path, text, record):
     pairs = read(tmp_path, "yaml", f"a: 1\n---\n{text}\n---\nb: 2\n")
     assert [(1, {"a": 1}), (3, record), {"b": 2}] == [*pairs[:2], pairs[-1][1]]
     assert len(pairs) == 3
+
+
+def test_yaml_document_that_is_nested_too_deeply(tmp_path):
+    """Whether Python's stack or libyaml gives up first, only its own record is lost."""
+    (_, first), (line, deep), *_, (_, last) = read(tmp_path, "yaml", f"a: 1\n---\n{'[' * 5000}\n---\nb: 2\n")
+    assert ({"a": 1}, 3, {"b": 2}) == (first, line, last)
+    assert ("YAMLError", True) == (deep.type, deep.message.endswith("nested too deeply"))
 
 
 def test_yaml_undecodable_document(tmp_path):
@@ -603,6 +609,13 @@ def test_yaml_broken_single_document(tmp_path, text, place):
 def test_yaml_no_list_inside(tmp_path, text, message):
     """A document in which the path can't be followed is refused."""
     assert refused(written(tmp_path, "yaml", text, records=("a",))).startswith(message)
+
+
+def test_yaml_merge_keys(tmp_path):
+    """A record's own names win over merged ones, and earlier mappings over later ones, however long a name is."""
+    text = "- &a {x: 1, name: 1}\n- &b {x: 2, name: 2}\n- &c {<<: [*a, *b], more: 3}\n- {<<: *c, x: 4, name: 4}\n"
+    records = [record for _, record in read(tmp_path, "yaml", text)]
+    assert [{"x": 1, "name": 1, "more": 3}, {"x": 4, "name": 4, "more": 3}] == records[2:]
 
 
 def test_yaml_path_through_merge_key(tmp_path):

@@ -91,10 +91,20 @@ def test_merge_keys():
     assert (lines["new.x"], lines["new.y"]) == (4, 1)
 
 
-def test_merge_keys_of_merge_keys():
-    """A mapping that was merged into, and overrides what it was given, can be merged into others in turn."""
-    text = "a: &a {x: 1}\nb: &b\n  <<: *a\n  x: 2\nc:\n  <<: *b\n"
-    assert parse_yaml(text, "y").data == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 2}}
+@pytest.mark.parametrize("name", ["x", "a longer name", "é"])
+def test_what_wins_in_a_merge(name):
+    """A mapping's own keys win over merged ones, earlier mappings over later ones; merged ones merge in turn."""
+    text = f"a: &a {{{name}: 1}}\nb: &b\n  <<: *a\n  {name}: 2\nc:\n  <<: *b\nd:\n  <<: [*a, *b]\ne: {{<<: [*b, *a]}}\n"
+    assert {"a": 1, "b": 2, "c": 2, "d": 1, "e": 2} == {
+        key: value[name] for key, value in parse_yaml(text, "y").data.items()
+    }
+
+
+@pytest.mark.parametrize("value", ["1", "[1]", "[{a: 1}, x]"])
+def test_what_cannot_be_merged(value):
+    """Only mappings can be."""
+    with pytest.raises(JobError, match=r"^y:2: not valid YAML \(expected a mapping or list of mappings for merging"):
+        parse_yaml(f"a: 1\nb: {{<<: {value}}}\n", "y")
 
 
 def test_lines():

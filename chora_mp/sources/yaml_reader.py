@@ -13,6 +13,7 @@ from chora_mp.records import BadRecord
 from chora_mp.sources.shapes import as_record, kind, no_such_name, no_way, not_a_list
 from chora_mp.sources.text import open_text, undecodable, undecoded
 from chora_mp.sources.yaml_tree import Tree, construct, members
+from chora_mp.yamlfile import LIBYAML_TOO_DEEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -177,7 +178,7 @@ def _told(error: Exception, document: _Document) -> str:
 
 def _problem(error: Exception) -> str:
     """What is wrong, in the parser's words."""
-    if isinstance(error, RecursionError):
+    if isinstance(error, RecursionError) or getattr(error, "problem", None) == LIBYAML_TOO_DEEP:
         return "nested too deeply"
     if isinstance(error, yaml.MarkedYAMLError):
         return ": ".join(filter(None, (error.context, error.problem)))

@@ -20,6 +20,8 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
+from chora_mp.yamlmerge import Merging
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -35,7 +37,7 @@ def _refuse(_: SafeConstructor, node: yaml.ScalarNode) -> None:
     raise ConstructorError(None, None, str(node.value), node.end_mark)
 
 
-class _Constructor(SafeConstructor):
+class _Constructor(Merging, SafeConstructor):
     """Values from nodes, as `yaml.safe_load` makes them."""
 
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
