@@ -6,6 +6,7 @@ plain      one process, plain Jinja2: read a line, render, write the file
 bare       N processes, each with a fixed share of the file, nothing between them: the limit for plain Jinja2
 imap       `multiprocessing.Pool(N).imap_unordered(chunksize=64)` over the lines, the workers render and write
 chora-mp   `chora-mp render JOB -j N`
+REVISION   with `--revision REVISION`, the same of another revision of this repository, such as the one before a change
 
 Printed are the median seconds with the range, the median of the ratios within each round, processor seconds of
 all processes, and the greatest memory of the main process. After the first round all documents are compared
@@ -182,7 +183,7 @@ def run_imap(job: Job, output: str, workers: int) -> None:
 
 
 BY_HAND = {"plain": run_plain, "bare": run_bare, "imap": run_imap}
-OPPONENTS = [*BY_HAND, "chora-mp"]
+OURS = "chora-mp"
 
 
 # Measuring
@@ -208,7 +209,7 @@ class Result:
 
 def command(name: str, job: Job, output: Path, workers: int) -> list[str]:
     """What starts an opponent."""
-    if name == "chora-mp":
+    if name not in BY_HAND:
         summary = output.with_suffix(".json")
         start = [sys.executable, "-m", "chora_mp", "render", str(job.file)]
         return [*start, "-j", str(workers), "-o", str(output), "-q", "--summary", str(summary)]
@@ -216,19 +217,19 @@ def command(name: str, job: Job, output: Path, workers: int) -> list[str]:
     return [sys.executable, __file__, "--run", name, "--job", str(job.file), *options]
 
 
-def surroundings() -> dict[str, str]:
-    """The environment of the opponents: chora-mp can be imported, and compiled modules are kept."""
+def surroundings(code: Path) -> dict[str, str]:
+    """The environment of the opponents: chora-mp is imported from `code`, and compiled modules are kept."""
     found = dict(os.environ)
     found.pop("PYTHONDONTWRITEBYTECODE", None)
-    found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), found.get("PYTHONPATH")]))
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(code), found.get("PYTHONPATH")]))
     return found
 
 
-def measure(arguments: list[str]) -> Run:
-    """Run a command to its end; RuntimeError with what it said where it fails."""
+def measure(arguments: list[str], code: Path = REPOSITORY) -> Run:
+    """Run a command to its end, with the chora-mp in `code`; RuntimeError with what it said where it fails."""
     with tempfile.TemporaryFile() as said:
         start = time.perf_counter()
-        process = subprocess.Popen(arguments, stdout=said, stderr=said, env=surroundings())
+        process = subprocess.Popen(arguments, stdout=said, stderr=said, env=surroundings(code), cwd=code)
         with watched(process.pid) as peak:
             _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
@@ -322,17 +323,18 @@ def files(folder: Path) -> list[str]:
 
 def rounds(job: Job, scratch: Path, options: argparse.Namespace) -> dict[str, Result]:
     """Run all opponents, in turn and each time in another order, and compare their first documents."""
-    results = {name: Result() for name in OPPONENTS}
+    opponents = [*BY_HAND, *([options.revision] if options.revision else []), OURS]
+    results = {name: Result() for name in opponents}
     for number in range(options.rounds):
-        turn = number % len(OPPONENTS)
-        for name in [*OPPONENTS[turn:], *OPPONENTS[:turn]]:
+        turn = number % len(opponents)
+        for name in [*opponents[turn:], *opponents[:turn]]:
             if results[name].error is None:
                 one_run(name, job, scratch, options.workers, results[name])
             if number > 0:
                 shutil.rmtree(scratch / name, ignore_errors=True)
         if number == 0:
             compare(scratch, results)
-            for name in OPPONENTS:
+            for name in opponents:
                 shutil.rmtree(scratch / name, ignore_errors=True)
     return results
 
@@ -342,7 +344,7 @@ def one_run(name: str, job: Job, scratch: Path, workers: int, result: Result) ->
     output = scratch / name
     output.mkdir()
     try:
-        run = measure(command(name, job, output, workers))
+        run = measure(command(name, job, output, workers), REPOSITORY if name in {*BY_HAND, OURS} else scratch / "code")
     except RuntimeError as error:
         result.error = str(error)
         say(f"{name}: {error}")
@@ -354,7 +356,7 @@ def one_run(name: str, job: Job, scratch: Path, workers: int, result: Result) ->
 def compare(scratch: Path, results: dict[str, Result]) -> None:
     """Note for each opponent whether it made the same documents as `plain`, and say it."""
     count = len(files(scratch / "plain"))
-    for name in OPPONENTS[1:]:
+    for name in [name for name in results if name != "plain"]:
         if results[name].error is None:
             difference = first_difference(scratch / "plain", scratch / name)
             results[name].same = difference is None
@@ -372,24 +374,25 @@ def say(message: str) -> None:
 
 def table(results: dict[str, Result]) -> Iterator[str]:
     """The lines of the comparison."""
-    yield f"{'':<10}{'seconds':>8}{'(min–max)':>15}{'× plain':>9}{'× bare':>8}{'CPU s':>8}{'main MB':>9}"
+    other = next((name for name in results if name not in {*BY_HAND, OURS}), "bare")
+    yield f"{'':<10}{'seconds':>8}{'(min–max)':>15}{'× plain':>9}{f'× {other[:8]}':>11}{'CPU s':>8}{'main MB':>9}"
     for name, result in results.items():
         if result.runs:
-            yield row(name, results)
+            yield row(name, other, results)
         else:
             yield f"{name:<10}{result.error or 'not run'}"
 
 
-def row(name: str, results: dict[str, Result]) -> str:
-    """One opponent's line."""
+def row(name: str, other: str, results: dict[str, Result]) -> str:
+    """One opponent's line; `other` is whom it is compared with besides `plain`."""
     runs = results[name].runs
     seconds = [run.seconds for run in runs]
     spread = f"({min(seconds):.2f}–{max(seconds):.2f})"
-    ratios = f"{number(ratio(name, 'plain', results)):>9}{number(ratio(name, 'bare', results)):>8}"
+    ratios = f"{number(ratio(name, 'plain', results)):>9}{number(ratio(name, other, results)):>11}"
     cpu = statistics.median(run.cpu_s for run in runs)
     peaks = [run.peak_mb for run in runs if run.peak_mb is not None]
     peak = f"{max(peaks):.0f}" if peaks else "–"
-    return f"{name:<10}{statistics.median(seconds):>8.2f}{spread:>15}{ratios}{cpu:>8.2f}{peak:>9}"
+    return f"{name[:9]:<10}{statistics.median(seconds):>8.2f}{spread:>15}{ratios}{cpu:>8.2f}{peak:>9}"
 
 
 def ratio(name: str, other: str, results: dict[str, Result]) -> float | None:
@@ -431,11 +434,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N records")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--revision", help="compare with this revision of chora-mp, too")
     parser.add_argument("--output-dir", type=Path, help="default: a fresh folder in memory where there is one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all runs to this file, too")
     parser.add_argument("--run", choices=[*BY_HAND], help=argparse.SUPPRESS)
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+def check_out(revision: str, folder: Path) -> None:
+    """Put the package as it was at a revision of this repository into a folder."""
+    folder.mkdir()
+    archive = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "archive", revision, "chora_mp"], check=True, stdout=subprocess.PIPE
+    ).stdout
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
 
 
 def shortened(job: Job, limit: int, folder: Path) -> Job:
@@ -472,6 +485,8 @@ def compete(job: Job, options: argparse.Namespace) -> int:
         scratch = Path(folder).resolve()
         if options.limit:
             job = shortened(job, options.limit, scratch / "short")
+        if options.revision:
+            check_out(options.revision, scratch / "code")
         about = facts(job, scratch, options)
         results = rounds(job, scratch, options)
     print(*table(results), sep="\n")

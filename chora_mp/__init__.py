@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from chora_mp.version import __version__
 
 if TYPE_CHECKING:
-    from chora_mp.batch import batch_generate, batch_generate_stream
+    from chora_mp.batch import batch_generate, batch_generate_stream, plan, retry_failed
     from chora_mp.errors import (
         ChoraError,
         Interrupted,
         JobError,
+        LedgerError,
         OutputError,
         SourceError,
         TemplateError,
@@ -23,48 +24,72 @@ if TYPE_CHECKING:
     )
     from chora_mp.job import Job
     from chora_mp.machine import Machine
+    from chora_mp.planning import Plan, PlannedItem
     from chora_mp.records import BatchResult, Failure, ItemResult
     from chora_mp.sizing import Limits, Sizing, optimal_workers
+    from chora_mp.upkeep import Check, Status, Verification, check, status, verify
 
 _HOMES = {
     "batch_generate": "batch",
     "batch_generate_stream": "batch",
+    "plan": "batch",
+    "retry_failed": "batch",
     "ChoraError": "errors",
     "Interrupted": "errors",
     "JobError": "errors",
+    "LedgerError": "errors",
     "OutputError": "errors",
     "SourceError": "errors",
     "TemplateError": "errors",
     "WorkerError": "errors",
     "Job": "job",
     "Machine": "machine",
+    "Plan": "planning",
+    "PlannedItem": "planning",
     "BatchResult": "records",
     "Failure": "records",
     "ItemResult": "records",
     "Limits": "sizing",
     "Sizing": "sizing",
     "optimal_workers": "sizing",
+    "Check": "upkeep",
+    "Status": "upkeep",
+    "Verification": "upkeep",
+    "check": "upkeep",
+    "status": "upkeep",
+    "verify": "upkeep",
 }
 
 __all__ = [
     "BatchResult",
+    "Check",
     "ChoraError",
     "Failure",
     "Interrupted",
     "ItemResult",
     "Job",
     "JobError",
+    "LedgerError",
     "Limits",
     "Machine",
     "OutputError",
+    "Plan",
+    "PlannedItem",
     "Sizing",
     "SourceError",
+    "Status",
     "TemplateError",
+    "Verification",
     "WorkerError",
     "__version__",
     "batch_generate",
     "batch_generate_stream",
+    "check",
     "optimal_workers",
+    "plan",
+    "retry_failed",
+    "status",
+    "verify",
 ]
 
 

@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import os
 import pickle
+import sys
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.errors import JobError
+from chora_mp.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +40,9 @@ class Bundle:
     """What a worker needs to render any record of a job.
 
     `templates` maps a template's name to its path, as messages show it, and its bytes. `labels` says how messages name
-    the job's keys (`output.path` → `job.yaml:12: output.path`). `digest`: BLAKE2b-128 in hexadecimal.
+    the job's keys (`output.path` → `job.yaml:12: output.path`). `parts` maps whatever else decides what a document says
+    to its digest or version, under the name that a person would give it. `setting` is the digest of the parts and of
+    the expressions for key, path and template, `digest` that of it all: BLAKE2b-128 in hexadecimal.
     """
 
     template: str
@@ -50,6 +54,8 @@ class Bundle:
     context: Mapping[str, Any] = field(repr=False)
     plugins: tuple[Plugin, ...]
     labels: Mapping[str, str]
+    parts: Mapping[str, str] = field(repr=False)
+    setting: str
     digest: str
 
 
@@ -66,11 +72,11 @@ def take_bundle(job: Job) -> Bundle:
     plugins = tuple(_plugin(job, name) for name in job.plugins)
     output = job.output.path if job.output else None
     labels = {key: job.where(key) for key in ("template", "key", "output.path", "plugins", "jinja.extensions")}
-    depends = [_read(job, "depends", path) for path in job.depends]
-    sources = {name: data for name, (_, data) in sorted(templates.items())}
-    code = [(plugin.name, plugin.source) for plugin in plugins]
     try:
-        digest = _digest(job.template, output, job.key, astuple(job.jinja), sources, dict(job.context), code, depends)
+        parts = dict(_parts(job, plugins))
+        setting = digest_of(parts, job.template, output, job.key)
+    except JobError:
+        raise
     except Exception as error:  # noqa: BLE001  (a constant's own __reduce__ may raise anything)
         raise JobError([f"{job.where('context')}: a constant cannot be sent to the workers ({error})"]) from None
     folder = str(job.folder)
@@ -84,8 +90,52 @@ def take_bundle(job: Job) -> Bundle:
         dict(job.context),
         plugins,
         labels,
-        digest,
+        parts,
+        setting,
+        digest_of(setting, {name: data for name, (_, data) in sorted(templates.items())}),
     )
+
+
+def version(package: str) -> str:
+    """The version of an installed package."""
+    from importlib import metadata  # noqa: PLC0415  (20 ms that a worker need not spend)
+
+    return metadata.version(package)
+
+
+def _parts(job: Job, plugins: tuple[Plugin, ...]) -> Iterator[tuple[str, str]]:
+    """Whatever decides what documents say, but for templates and records: its name, and its digest or version."""
+    yield "chora-mp", __version__
+    yield "Jinja2", version("jinja2")
+    yield "Python", ".".join(map(str, sys.version_info[:2]))
+    yield "jinja", digest_of(astuple(job.jinja))
+    for name, value in job.context.items():
+        yield f"context.{name}", digest_of(value)
+    for plugin in plugins:
+        name = os.path.relpath(plugin.path, job.folder) if plugin.path else plugin.name
+        yield f"plug-in {name}", digest_of(plugin.source)
+    for path, source in _imported(job, plugins).items():
+        yield f"module {os.path.relpath(path, job.folder)}", digest_of(source)
+    for depend in job.depends:
+        yield f"depends {os.path.relpath(depend, job.folder)}", digest_of(_read(job, "depends", depend))
+
+
+def _imported(job: Job, plugins: tuple[Plugin, ...]) -> dict[str, bytes]:
+    """The local modules that plug-ins import, from where `plugin_folders` lets them."""
+    if not plugins:
+        return {}
+    from chora_mp.imports import imported_files  # noqa: PLC0415  (few jobs have plug-ins)
+
+    files = [(plugin.path, plugin.source) for plugin in plugins if plugin.path]
+    modules = [plugin.name for plugin in plugins if not plugin.path]
+    return imported_files(files, modules, plugin_folders(plugins, str(job.folder)))
+
+
+def plugin_folders(plugins: tuple[Plugin, ...], folder: str) -> list[str]:
+    """Where plug-ins may import from: beside themselves, and beside the job file in `folder`."""
+    if not plugins:
+        return []
+    return [*dict.fromkeys(os.path.dirname(plugin.path) for plugin in plugins if plugin.path), folder]
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -152,8 +202,8 @@ def _files(folder: str, left_out: str | None, above: tuple[str, ...] = ()) -> It
                 yield from _files(path, left_out, (*above, real))
 
 
-def _digest(*values: Any) -> str:
-    """One digest of values, the same in every process: sets in order, and however parts are shared."""
+def digest_of(*values: Any) -> str:
+    """The BLAKE2b-128 of values in hexadecimal: alike in every process, sets in order, and however parts are shared."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:
         _feed(digest.update, value)
@@ -167,7 +217,7 @@ def _feed(update: Callable[[bytes], None], value: Any) -> None:
     elif isinstance(value, (list, tuple)):
         parts = list(value)
     elif isinstance(value, (set, frozenset)):
-        parts = sorted(_digest(part) for part in value)
+        parts = sorted(digest_of(part) for part in value)
     data = b"" if parts is not None else value if isinstance(value, bytes) else pickle.dumps(value, 5)
     update(f"{type(value).__qualname__} {len(data if parts is None else parts)}:".encode())
     update(data)

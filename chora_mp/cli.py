@@ -65,7 +65,14 @@ def _definition(text: str) -> tuple[str, Any]:
         raise ValueError(str(error)) from None
 
 
+def _shard(text: str) -> tuple[int, int]:
+    from chora_mp.selection import parse_shard  # noqa: PLC0415
+
+    return parse_shard(text)
+
+
 _JOB = click.argument("job", metavar="JOB", type=click.Path())
+_OUTPUT_DIR = click.option("-o", "--output-dir", type=click.Path(), help="Look here instead of the job's output.dir.")
 _DURATION = _measure(units.seconds)
 _SIZE = _measure(units.size)
 _RATE = _measure(units.rate)
@@ -86,6 +93,9 @@ def cli() -> None:
     help="At most so many worker processes; 0 renders inline, for debugging.  [default: as the job says]",
     **_converted(_jobs),
 )
+@click.option("-n", "--dry-run", is_flag=True, help="Tell what would be rendered; with -v every item, and why.")
+@click.option("-v", "--verbose", is_flag=True, help="With --dry-run: list every item.")
+@click.option("-f", "--force", is_flag=True, help="Render what is up to date, too.")
 @click.option("-x", "--fail-fast", is_flag=True, help="Stop at the first failed item instead of collecting failures.")
 @click.option("--timeout", metavar="SECONDS", help="What an item may take before it fails: 90, 5m, 250ms.", **_DURATION)
 @click.option("-o", "--output-dir", type=click.Path(), help="Write here instead of the job's output.dir.")
@@ -99,6 +109,11 @@ def cli() -> None:
     **_converted(_definition),
 )
 @click.option("-k", "--only", metavar="GLOB", help="Render only the items whose key matches.")
+@click.option("--failed", is_flag=True, help="Render only the items that failed last time.")
+@click.option("--prune", is_flag=True, help="Remove outputs whose record is gone, but for those edited since.")
+@click.option(
+    "--shard", metavar="I/N", help="Render only the Ith of N shares of the items, by key.", **_converted(_shard)
+)
 @click.option("--summary", metavar="FILE|-", help="Write the summary as JSON to a file, or to stdout.")
 @click.option(
     "--progress",
@@ -108,25 +123,51 @@ def cli() -> None:
     help="How progress is shown on stderr; auto: a bar on a terminal, else nothing.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and failures.")
-def render(job: str, summary: str | None, progress: str, quiet: bool, only: str | None, **options: Any) -> None:
-    """Render every record of JOB.
+def render(
+    job: str, summary: str | None, progress: str, quiet: bool, dry_run: bool, verbose: bool, **options: Any
+) -> None:
+    """Render the records of JOB whose outputs are not up to date.
 
     Exits with 0 if all is well, 1 if items failed, 2 if the job is wrong or the run cannot go on, 130 if interrupted.
     """
-    from chora_mp.batch import batch_generate  # noqa: PLC0415
-
+    if verbose and not dry_run:
+        raise click.UsageError("--verbose lists the items of a plan: give --dry-run, too")
+    wishes = {name: options.pop(name) for name in ("only", "failed", "shard", "force", "prune")}
     checked = _job(job, options)
     _check_writable(summary)
-    with _watching(progress, quiet) as observers, _Signals() as signals:
+    with _watching(progress, quiet) as observers:
+        if dry_run:
+            _dry_run(checked, wishes, observers, summary, verbose=verbose)
+        else:
+            _render(checked, wishes, observers, summary, quiet=quiet)
+
+
+def _render(job: Job, wishes: dict[str, Any], observers: list[Observer], summary: str | None, *, quiet: bool) -> None:
+    from chora_mp.batch import batch_generate  # noqa: PLC0415
+
+    with _Signals() as signals:
         try:
-            result = batch_generate(checked, only=only, observers=[*observers, signals], interrupted=signals.received)
+            told: list[Observer] = [*observers, signals]
+            result = batch_generate(job, observers=told, interrupted=signals.received, **wishes)
         except Interrupted as stopped:
             if stopped.result is not None:
-                _report(stopped.result, checked, summary, quiet)
+                _report(stopped.result, job, summary, quiet)
             raise
-    _report(result, checked, summary, quiet)
+    _report(result, job, summary, quiet)
     if result.failed:
         sys.exit(1)
+
+
+def _dry_run(
+    job: Job, wishes: dict[str, Any], observers: list[Observer], summary: str | None, *, verbose: bool
+) -> None:
+    from chora_mp.batch import plan  # noqa: PLC0415
+    from chora_mp.progress import plan_lines  # noqa: PLC0415
+
+    found = plan(job, observers=observers, **wishes)
+    for line in plan_lines(found, job.name, verbose=verbose):
+        _say(line, err=summary == "-")
+    _hand_in(summary, found.as_dict(job.name))
 
 
 @cli.command()
@@ -145,6 +186,58 @@ def size(job: str | None, as_json: bool, **what_if: Any) -> None:
         _say(json.dumps(sizing.as_dict()))
     else:
         _print_sizing(sizing)
+
+
+@cli.command()
+@_JOB
+@_OUTPUT_DIR
+@click.option("-l", "--last", "runs", type=click.IntRange(min=1), default=10, show_default=True, help="So many runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(job: str, output_dir: str | None, runs: int, as_json: bool) -> None:
+    """Show the last runs of JOB, and what failed in them."""
+    from chora_mp.progress import status_lines  # noqa: PLC0415
+    from chora_mp.upkeep import status as status_of  # noqa: PLC0415
+
+    found = status_of(_job_into(job, output_dir), runs=runs)
+    for line in [json.dumps(found.as_dict())] if as_json else status_lines(found):
+        _say(line)
+
+
+@cli.command()
+@_JOB
+@_OUTPUT_DIR
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(job: str, output_dir: str | None, as_json: bool) -> None:
+    """Read all outputs of JOB and tell which are missing, edited or unknown.
+
+    Exits with 0 if every output is as it was written, 1 if not.
+    """
+    from chora_mp.progress import verification_lines  # noqa: PLC0415
+    from chora_mp.upkeep import verify as verify_of  # noqa: PLC0415
+
+    found = verify_of(_job_into(job, output_dir))
+    for line in [json.dumps(found.as_dict())] if as_json else verification_lines(found):
+        _say(line)
+    if not found.sound:
+        sys.exit(1)
+
+
+@cli.command()
+@_JOB
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(job: str, as_json: bool) -> None:
+    """Look at JOB, its templates, its plug-ins and every record, without rendering.
+
+    Exits with 0 if nothing is wrong, 1 if something is.
+    """
+    from chora_mp.progress import check_lines  # noqa: PLC0415
+    from chora_mp.upkeep import check_file  # noqa: PLC0415
+
+    found = check_file(job)
+    for line in [json.dumps(found.as_dict())] if as_json else check_lines(found):
+        _say(line)
+    if found.findings:
+        sys.exit(1)
 
 
 @cli.command()
@@ -229,6 +322,11 @@ def _bug(error: Exception) -> int:
     return ChoraError.exit_code
 
 
+def _job_into(path: str, output_dir: str | None) -> Job:
+    """The job at `path`, with another output folder if one is given."""
+    return _job(path, {"defines": (), "jobs": None, "fail_fast": False, "timeout": None, "output_dir": output_dir})
+
+
 def _job(path: str, options: dict[str, Any]) -> Job:
     """The job at `path` with the command line's changes."""
     from dataclasses import replace  # noqa: PLC0415
@@ -291,21 +389,26 @@ class _Signals:
 @contextlib.contextmanager
 def _watching(progress: str, quiet: bool) -> Iterator[list[Observer]]:
     """The observers that show progress on stderr."""
+    from chora_mp.events import Noticed  # noqa: PLC0415
     from chora_mp.progress import Bar, PlainProgress  # noqa: PLC0415
+
+    def notice(event: Event) -> None:
+        if isinstance(event, Noticed):
+            _complain(event.message)
 
     kind = progress
     if progress == "auto":
         kind = "bar" if sys.stderr.isatty() and not quiet else "none"
     if kind == "plain":
-        yield [PlainProgress(lambda line: _say(line, err=True))]
+        yield [PlainProgress(lambda line: _say(line, err=True)), notice]
     elif kind == "bar":
         bar = Bar(sys.stderr)
         try:
-            yield [bar]
+            yield [bar, notice]
         finally:
             bar.close()
     else:
-        yield []
+        yield [notice]
 
 
 def _check_writable(target: str | None) -> None:
@@ -328,10 +431,15 @@ def _report(result: BatchResult, job: Job, target: str | None, quiet: bool) -> N
         lines = failures_by_cause(result.failures) if result.failed else iter(())
     for line in lines:
         _say(line, err=quiet or target == "-")
+    _hand_in(target, result.as_dict())
+
+
+def _hand_in(target: str | None, content: dict[str, Any]) -> None:
+    """Write the JSON to where it was asked for."""
     if target == "-":
-        _say(json.dumps(result.as_dict(), indent=2))
+        _say(json.dumps(content, indent=2))
     elif target is not None:
-        _write(target, json.dumps(result.as_dict(), indent=2) + "\n")
+        _write(target, json.dumps(content, indent=2) + "\n")
 
 
 def _write(target: str, text: str) -> None:

@@ -70,7 +70,7 @@ class Pace:
     def learn(self, outcome: Outcome) -> None:
         """Take one more outcome into account."""
         self._seconds = 0.8 * self._seconds + outcome.seconds
-        self._items = 0.8 * self._items + outcome.done
+        self._items = 0.8 * self._items + outcome.size
 
     @property
     def known(self) -> bool:
@@ -198,7 +198,7 @@ class Dispatch:
         """Whether another seat would save more time than it costs: work / n - work / (n + 1) against its opening."""
         seats, left = len(self._crew.seats), self._spans.left
         if not seats:
-            return True
+            return left != 0
         if self._crew.full or left == 0:
             return False
         if not self._pace.known:
@@ -227,7 +227,7 @@ class Dispatch:
             return
         outcome: Outcome = answer
         if not self._pace.known:  # the first items pay for compiling and warming up, as they would on any seat
-            self._seat_seconds += outcome.seconds / outcome.done
+            self._seat_seconds += outcome.seconds / max(1, outcome.size)
         self._pace.learn(outcome)
         if outcome.done < task.span.count:
             self._spans.give_back([task.span.after(outcome.done)])
@@ -274,10 +274,13 @@ class Dispatch:
         self._losses[span.seq, span.count] += 1
         if self._losses[span.seq, span.count] < _MOST_DEATHS:
             self._spans.give_back([span])
-        elif span.count > 1:
-            self._spans.give_back([span.first(span.count // 2), span.after(span.count // 2)])
+        elif span.size > 1:
+            half = span.places()[span.size // 2]
+            self._spans.give_back([span.first(half), span.after(half)])
         else:
-            self._condemn(span, Failure("WorkerDied", f"the worker {ending} after it rendered the item"))
+            self._condemn(
+                span.after(span.places()[0]), Failure("WorkerDied", f"the worker {ending} after it rendered the item")
+            )
 
     def _blame(self, span: Span, note: Note, overdue: Note | None, ending: str) -> None:
         """Part the span at the record that the worker was at: it alone may be guilty."""

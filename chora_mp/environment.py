@@ -154,7 +154,7 @@ class _SnapshotLoader(jinja2.BaseLoader):
         compiled = self._code.get(name)
         if compiled is None:
             return super().load(environment, name, globals)
-        code: CodeType = marshal.loads(compiled)  # noqa: S302  (our own, of this very run)
+        code: CodeType = marshal.loads(compiled)
         return environment.template_class.from_code(environment, code, {} if globals is None else globals)
 
     def list_templates(self) -> list[str]:
@@ -233,19 +233,35 @@ class Expression:
     an ordinary template. `constant` is the text of an expression that looks nothing up.
     """
 
-    __slots__ = ("_document", "_environment", "_parts", "constant")
+    __slots__ = ("_document", "_environment", "_parts", "constant", "fill", "pure")
 
     def __init__(self, environment: DocumentEnvironment, source: str) -> None:
         """Compile `source`. Raises `jinja2.TemplateSyntaxError`."""
         self._environment = environment
         self._document = Document(environment.from_string(source))
         self._parts = _simple_parts(environment.parse(source))
+        self.fill = _filler(self._parts)
+        # Whether evaluating it twice gives the same: more than look-ups and text may count, draw lots or ask the clock.
+        self.pure = self._parts is not None
         self.constant: str | None = None
         if self._parts is not None and all(isinstance(part, str) for part in self._parts):
             self.constant = "".join(part for part in self._parts if isinstance(part, str))
 
+    def of_record(self, record: dict[str, Any], others: dict[str, Any]) -> str:
+        """The expression's text for a record's names over `others`: soonest where it needs only texts of the record."""
+        return self.filled(record) or self({**others, **record})
+
+    def filled(self, variables: dict[str, Any]) -> str:
+        """The text, where all that goes into it is text that is there; else none, and the longer way tells."""
+        try:
+            return self.fill(variables)
+        except (KeyError, TypeError):  # a number, or a name that is not there
+            return ""
+
     def __call__(self, variables: dict[str, Any]) -> str:
         """The expression's text. Raises whatever the look-ups and filters in it raise."""
+        if text := self.filled(variables):
+            return text
         if self._parts is None:
             return self._document.render(variables)
         texts = []
@@ -277,6 +293,22 @@ def _simple_parts(tree: nodes.Template) -> list[str | tuple[str, ...]] | None:
                 return None
             parts.append(part)
     return parts
+
+
+def _filler(parts: list[str | tuple[str, ...]] | None) -> Callable[[dict[str, Any]], str]:
+    """What joins text and the values of names, in one expression of Python; raises `TypeError` for all that takes more.
+
+    Raises `KeyError` for a name that is not there, `TypeError` for a value that is no text.
+    """
+    if parts is None or not all(isinstance(part, str) or len(part) == 1 for part in parts):
+        return _takes_more
+    pieces = (repr(part) if isinstance(part, str) else f"names[{part[0]!r}]" for part in parts)
+    made: Callable[[dict[str, Any]], str] = eval(f"lambda names: ''.join(({''.join(f'{one}, ' for one in pieces)}))")  # noqa: S307  (texts and names as Python spells them)
+    return made
+
+
+def _takes_more(variables: dict[str, Any]) -> str:  # noqa: ARG001
+    raise TypeError
 
 
 def _dotted(node: nodes.Node) -> tuple[str, ...] | None:

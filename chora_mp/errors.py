@@ -5,6 +5,7 @@ ChoraError                 exit code 2 unless it says otherwise
 ├── SourceError            the records cannot be read at all, or changed while they were read
 ├── TemplateError          a template that the job reaches, or a plug-in, is broken
 ├── OutputError            the output folder cannot be used
+├── LedgerError            the ledger cannot be read or written, or another run holds it
 └── WorkerError            the workers cannot be started or keep dying before they reach an item
 
 KeyboardInterrupt
@@ -48,6 +49,10 @@ class TemplateError(JobError):
 
 class OutputError(ChoraError):
     """The output folder cannot be made or written to."""
+
+
+class LedgerError(ChoraError):
+    """The ledger cannot be read or written, is somebody else's, or is held by another run."""
 
 
 class WorkerError(ChoraError):

@@ -31,7 +31,7 @@ class RenderingStarted:
 
 @dataclass(frozen=True, slots=True)
 class SpanCompleted:
-    """Items `done` so far, `failed` among them, of `total`, by `workers` workers."""
+    """Items `done` so far, `failed` among them, of `total`, by `workers` workers; 0: they were up to date before."""
 
     done: int
     failed: int
@@ -46,7 +46,14 @@ class RenderingEnded:
     result: BatchResult
 
 
-Event = ReadingStarted | RenderingStarted | SpanCompleted | RenderingEnded
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something that a person should know, and that stops nothing."""
+
+    message: str
+
+
+Event = ReadingStarted | RenderingStarted | SpanCompleted | RenderingEnded | Noticed
 
 if TYPE_CHECKING:
     Observer = Callable[[Event], None]

@@ -157,20 +157,22 @@ class ProcessLane:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
         self.most = max(1, min(most, descriptors // _SEAT_DESCRIPTORS))
         self._orders = orders
-        self._server = seats.Server()
+        self._server: seats.Server | None = None  # a run that finds nothing to do starts nothing
         self._slots = os.path.join(orders.scratch, "slots")
         self._numbers: Callable[[], int] = iter(range(1 << 30)).__next__
 
     def open(self) -> ProcessSeat:
         """Open one more seat; its process starts with its first task. Raises `WorkerError`."""
         try:
+            self._server = self._server or seats.Server()
             return ProcessSeat(self._numbers(), self._orders, self._slots, self._server)
         except OSError as error:
             raise WorkerError(f"cannot open a seat for a worker: {error}") from None
 
     def close(self) -> None:
         """End the fork server."""
-        self._server.stop()
+        if self._server is not None:
+            self._server.stop()
 
 
 class InlineSeat:

@@ -6,13 +6,15 @@ import time
 from collections import Counter
 from typing import IO, TYPE_CHECKING, Any
 
-from chora_mp.events import ReadingStarted, RenderingStarted, SpanCompleted
+from chora_mp.events import ReadingStarted, RenderingEnded, RenderingStarted, SpanCompleted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from chora_mp.events import Event
+    from chora_mp.planning import Plan
     from chora_mp.records import BatchResult, ItemResult
+    from chora_mp.upkeep import Check, Status, Verification
 
 PLAIN_SECONDS = 5.0
 """Between two lines of plain progress: often enough to see that it lives, rare enough for a log."""
@@ -29,6 +31,7 @@ class PlainProgress:
         self._clock = clock
         self._job = ""
         self._started = self._told = clock()
+        self._before = 0  # items that were up to date, and that nobody has rendered at any rate
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
@@ -37,12 +40,15 @@ class PlainProgress:
         elif isinstance(event, RenderingStarted):
             self._job = event.job
             self._started = self._told = self._clock()
+            self._before = 0
+        elif isinstance(event, SpanCompleted) and not event.workers:
+            self._before = event.done
         elif isinstance(event, SpanCompleted) and self._clock() - self._told >= PLAIN_SECONDS:
             self._told = self._clock()
             self._echo(f"{self._job}: {self._line(event)}")
 
     def _line(self, event: SpanCompleted) -> str:
-        rate = event.done / max(self._clock() - self._started, 1e-9)
+        rate = (event.done - self._before) / max(self._clock() - self._started, 1e-9)
         parts = [f"{event.done:,} of {event.total:,}" if event.total is not None else f"{event.done:,}"]
         parts.append(f"{rate:,.0f}/s")
         if event.total is not None:
@@ -79,6 +85,7 @@ class Bar:
         )
         self._task: Any = None
         self._started = 0.0
+        self._before = 0
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
@@ -87,12 +94,13 @@ class Bar:
         elif isinstance(event, RenderingStarted):
             self._start(event.job, event.total)
         elif isinstance(event, SpanCompleted):
-            rate = event.done / max(time.monotonic() - self._started, 1e-9)
+            self._before = self._before if event.workers else event.done
+            rate = (event.done - self._before) / max(time.monotonic() - self._started, 1e-9)
             failed = f"{event.failed:,} failed" if event.failed else ""
             self._progress.update(
                 self._task, completed=event.done, total=event.total, rate=f"{rate:,.0f}/s", failed=failed
             )
-        else:
+        elif isinstance(event, RenderingEnded):
             self.close()
 
     def close(self) -> None:
@@ -114,17 +122,100 @@ def summary(result: BatchResult, where: str) -> Iterator[str]:
 
     `where` is the output folder as messages show it.
     """
-    yield (
-        f"{result.job}: {count(result.successful, 'document')} in {duration(result.duration_s)}"
-        f" ({result.items_per_s:,.0f}/s), {size(result.bytes_written)} written to {where}"
-    )
-    yield f"{count(result.workers, 'worker')}{_why(result)}" if result.sizing["workers"] else "rendered inline"
+    rendered = result.successful + result.failed
+    if result.total and result.total == result.unchanged:
+        yield f"{result.job}: nothing to do in {duration(result.duration_s)}, {_up_to_date(result)} in {where}"
+    else:
+        yield (
+            f"{result.job}: {count(result.successful, 'document')} in {duration(result.duration_s)}"
+            f" ({result.items_per_s:,.0f}/s), {size(result.bytes_written)} written to {where}"
+        )
+    if rendered:
+        yield f"{count(result.workers, 'worker')}{_why(result)}" if result.sizing["workers"] else "rendered inline"
+    if rendered and result.unchanged:
+        yield _up_to_date(result)
     if result.total == 0:
         yield "there was no record to render: the source holds none, or none that was asked for"
     if result.not_reached:
         yield f"{count(result.not_reached, 'item')} not reached"
+    yield from _about_orphans(result)
     if result.failed:
         yield from failures_by_cause(result.failures)
+
+
+def _up_to_date(result: BatchResult) -> str:
+    return f"{count(result.unchanged, 'document')} {'is' if result.unchanged == 1 else 'are'} up to date"
+
+
+def _about_orphans(result: BatchResult) -> Iterator[str]:
+    if result.pruned:
+        yield f"{count(result.pruned, 'document')} removed, whose record is gone"
+    if not result.orphaned:
+        return
+    what = f"{count(result.orphaned, 'document')} whose record is gone: {_first(result.orphans, result.orphaned)}"
+    yield f"{what}; edited since, and kept" if result.asked_to_prune else f"{what}; --prune removes what was not edited"
+
+
+def _first(names: Sequence[str], number: int) -> str:
+    """`a, b, c and 7 more`."""
+    shown = ", ".join(names[:_FIRST_KEYS])
+    return f"{shown} and {number - _FIRST_KEYS:,} more" if number > _FIRST_KEYS else shown
+
+
+def plan_lines(plan: Plan, job: str, *, verbose: bool) -> Iterator[str]:
+    """What a plan would do, in lines for people; with `verbose` every item, and why."""
+    total = plan.total or 0
+    todo = total - plan.unchanged
+    reasons = ", ".join(f"{number:,} {reason}" for reason, number in plan.reasons.items())
+    yield f"{job}: {todo:,} of {count(total, 'item')} to render{f' ({reasons})' if reasons else ''}"
+    if plan.orphans:
+        yield f"{count(len(plan.orphans), 'document')} whose record is gone; --prune removes what was not edited"
+    if verbose:
+        for item in plan.items:
+            path = "" if item.path in ("", item.key) else f" -> {item.path}"
+            yield f"  {item.key}{path}: {item.reason}"
+
+
+def status_lines(status: Status) -> Iterator[str]:
+    """What a ledger tells, in lines for people: runs, the latest first, and what failed, by cause."""
+    standing = f"{count(status.rendered, 'document')} in {status.folder}, {count(status.failed, 'item')} failed"
+    yield f"{status.job}: {standing}"
+    rows = [("STARTED", "TIME", "RENDERED", "FAILED", "UP TO DATE", "NOT REACHED", "WORKERS", "")]
+    for run in status.runs:
+        if run["ended"] is None:
+            rows.append((run["started"], "-", "-", "-", "-", "-", "-", "stopped, or under way"))
+        else:
+            numbers = [f"{run[name]:,}" for name in ("successful", "failed", "unchanged", "not_reached", "workers")]
+            rows.append((run["started"], duration(run["seconds"]), *numbers, _options(run["options"])))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for started, *figures, options in rows:
+        cells = [f"{cell:>{width}}" for cell, width in zip(figures, widths[1:], strict=False)]
+        yield "  ".join([f"{started:<{widths[0]}}", *cells, options]).rstrip()
+    if status.failures:
+        yield from failures_by_cause(status.failures)
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    """What was asked for beyond a plain run: `--only 'de/*' --force`."""
+    told = {"only", "shard", "failed", "force", "prune"}
+    return " ".join(
+        f"--{name}" if value is True else f"--{name} {value}" for name, value in options.items() if name in told
+    )
+
+
+def verification_lines(found: Verification) -> Iterator[str]:
+    """What became of a job's outputs, in lines for people."""
+    for what, paths in (("missing", found.missing), ("edited", found.edited), ("unknown", found.unknown)):
+        yield from (f"{what}: {path}" for path in paths)
+    told = ((found.missing, "missing"), (found.edited, "edited"), (found.unknown, "unknown"))
+    counts = ", ".join(f"{len(paths):,} {what}" for paths, what in told if paths)
+    yield f"{found.job}: {count(found.checked, 'document')} read, {counts or 'all as they were written'}"
+
+
+def check_lines(found: Check) -> Iterator[str]:
+    """What is wrong with a job, in lines for people."""
+    yield from found.findings
+    yield f"{found.job}: {count(found.records, 'record')} looked at, {count(len(found.findings), 'finding')}"
 
 
 def failures_by_cause(failures: Iterable[ItemResult]) -> Iterator[str]:

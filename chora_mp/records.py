@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from chora_mp.job import Job
+    from chora_mp.selection import Selection
 
 Status = Literal["rendered", "unchanged", "failed"]
 
@@ -59,6 +65,11 @@ class ItemResult:
     text: str | None = None
     source: Place | None = None
 
+    @property
+    def unkeyed(self) -> bool:
+        """Whether the record gave no key, and the place where it stands does instead."""
+        return self.source is not None and self.key == f"{self.source.file}:{self.source.line or self.seq + 1}"
+
     def as_dict(self) -> dict[str, Any]:
         """The failure as the summary lists it: key, path, seq, source, error, attempts."""
         return {
@@ -71,12 +82,28 @@ class ItemResult:
         }
 
 
+class Failures(tuple[ItemResult, ...]):
+    """The failed items of a result, in the order of their records; `job` is what `retry_failed` renders again."""
+
+    job: Job | None
+
+    def __new__(cls, job: Job | None, items: Iterable[ItemResult] = ()) -> Self:
+        """The `items` of a run of `job`."""
+        self = super().__new__(cls, items)
+        self.job = job
+        return self
+
+    def __reduce__(self) -> tuple[type[Failures], tuple[Job | None, tuple[ItemResult, ...]]]:
+        return type(self), (self.job, tuple(self))
+
+
 @dataclass(frozen=True, slots=True)
 class BatchResult:
     """The summary of a run; `total = successful + failed + unchanged + not_reached`.
 
     `duration_s` in seconds of wall time, `bytes_written` those that went to disk, `sizing` the terms that gave
-    `workers` (how many processes were really opened is in `workers`).
+    `workers` (how many processes were really opened is in `workers`). `orphaned`: files that are still there though
+    their record is gone, with `asked_to_prune` those that were edited; `orphans`: the paths of some, for people.
     """
 
     job: str
@@ -93,11 +120,14 @@ class BatchResult:
     workers: int
     sizing: dict[str, Any]
     failures: tuple[ItemResult, ...] = field(default=())
+    orphaned: int = 0
+    orphans: tuple[str, ...] = field(default=())
+    asked_to_prune: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON summary of the contract."""
-        names = ("job", "run_id", "total", "successful", "failed", "unchanged", "not_reached", "pruned", "duration_s",
-                 "items_per_s", "bytes_written", "workers", "sizing")  # fmt: skip
+        names = ("job", "run_id", "total", "successful", "failed", "unchanged", "not_reached", "pruned", "orphaned",
+                 "duration_s", "items_per_s", "bytes_written", "workers", "sizing")  # fmt: skip
         return {
             **{name: getattr(self, name) for name in names},
             "failures": [f.as_dict() for f in self.failures],
@@ -124,6 +154,7 @@ class Span:
 
     `seq` is the first record's number. Reading starts at byte `offset` of `input`, which is the start of line `line`,
     and passes over `skip` records. `data` holds the records themselves, framed as in a spool, where there is no file.
+    `picks` has a byte for each of the records, 1 for those to render; None: all of them.
     """
 
     input: Input
@@ -133,22 +164,47 @@ class Span:
     line: int = 1
     skip: int = 0
     data: bytes | None = None
+    picks: bytes | None = None
+
+    @property
+    def size(self) -> int:
+        """How many records are to be rendered."""
+        return self.count if self.picks is None else self.picks.count(1)
+
+    def places(self) -> Sequence[int]:
+        """The places in the span, from 0, of the records to render."""
+        if self.picks is None:
+            return range(self.count)
+        return [place for place, pick in enumerate(self.picks) if pick]
 
     def after(self, done: int) -> Span:
         """What is left of the span when its first `done` records are dealt with."""
-        return Span(
-            self.input,
-            self.seq + done,
-            self.count - done,
-            self.offset,
-            self.line,
-            self.skip + done,
-            self.data,
-        )
+        picks = None if self.picks is None else self.picks[done:]
+        seq, skip = self.seq + done, self.skip + done
+        return Span(self.input, seq, self.count - done, self.offset, self.line, skip, self.data, picks)
 
     def first(self, count: int) -> Span:
         """The first `count` records of the span."""
-        return Span(self.input, self.seq, count, self.offset, self.line, self.skip, self.data)
+        picks = None if self.picks is None else self.picks[:count]
+        return Span(self.input, self.seq, count, self.offset, self.line, self.skip, self.data, picks)
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOrders:
+    """What to look for in `input`.
+
+    `known`: the file with the chunks that need no closer look; None: there are none. `selection`: what is asked for.
+    `rows`: whether to tell every fresh record's key, path and digest. `faults`: whether to tell of every record that
+    cannot be rendered why, and how often each name is there. `folds`: whether the output's file system takes `A` for
+    `a`.
+    """
+
+    input: Input
+    selection: Selection
+    known: str | None = None
+    rows: bool = False
+    faults: bool = False
+    folds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +213,8 @@ class Orders:
 
     `bundle`: the file that holds the pickled bundle. `output`: the output folder, None to write nothing. `scratch`: the
     run's own folder. `temporary`: how temporary files' names begin. `only`: a glob that keys must match. `details`:
-    whether to answer with every item or with the failures alone. `keep_text`: whether to hand documents back.
+    whether to answer with every item or with the failures alone. `keep_text`: whether to hand documents back. `rows`:
+    whether to leave what the ledger keeps of each item.
     """
 
     bundle: str
@@ -167,6 +224,7 @@ class Orders:
     only: str | None = None
     details: bool = False
     keep_text: bool = False
+    rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +232,8 @@ class Outcome:
     """What became of a span's first `done` records: so many `rendered`, so many `skipped` (not asked for).
 
     `written` in bytes, `seconds` of work. `items`: the failures, or all items where details were asked for, in order.
-    `texts`: the file with the documents of the rendered ones, one after the other.
+    `texts`: the file with the documents of the rendered ones, one after the other. `rows`: the file with what the
+    ledger keeps of them. `unpicked`: how many were passed over because the span does not pick them.
     """
 
     done: int
@@ -184,8 +243,15 @@ class Outcome:
     seconds: float
     items: tuple[ItemResult, ...]
     texts: str | None = None
+    rows: str | None = None
+    unpicked: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many of the records were dealt with."""
+        return self.done - self.unpicked
 
     @property
     def failed(self) -> int:
         """How many of the records failed."""
-        return self.done - self.rendered - self.skipped
+        return self.done - self.rendered - self.skipped - self.unpicked

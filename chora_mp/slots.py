@@ -70,3 +70,18 @@ class Slot:
     def close(self) -> None:
         """Unmap the page."""
         self._page.close()
+
+
+def read_notes(path: str) -> list[Note]:
+    """The notes of all seats in a file of slots, by number; none where there is no such file, or it is no such file."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        return []
+    notes = []
+    for start in range(0, len(data) - _SIZE + 1, _SIZE):
+        pid, span, seq, since, length = _FIELDS.unpack_from(data, start)
+        folder = data[start + _FOLDER_AT : start + _FOLDER_AT + length]
+        notes.append(Note(pid, span, None if seq == _IDLE else seq, since, folder))
+    return notes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import hashlib
 import importlib
 import marshal
 import os
@@ -13,11 +12,14 @@ import re
 import sys
 import time
 import types
+from bisect import bisect_right
+from hashlib import blake2b
 from typing import IO, TYPE_CHECKING, Any
 
 import jinja2
 
 from chora_mp import failures
+from chora_mp.bundle import plugin_folders
 from chora_mp.environment import (
     Document,
     Expression,
@@ -27,18 +29,21 @@ from chora_mp.environment import (
     referenced,
 )
 from chora_mp.errors import SourceError, TemplateError
+from chora_mp.findings import EXPECTED, Findings
 from chora_mp.records import BadRecord, Failure, ItemResult, Orders, Outcome, Place, Span
 from chora_mp.sinks import FileSink, TextSink
 from chora_mp.sources import jsonl, spool
+from chora_mp.sources.chunks import digest, storable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from chora_mp.bundle import Bundle, Plugin
+    from chora_mp.closures import Closure, Closures
     from chora_mp.environment import DocumentEnvironment
     from chora_mp.job import Source
+    from chora_mp.records import ScanOrders
     from chora_mp.slots import Slot
-    from chora_mp.sources.marks import Marks
 
 # A message must fit the pipe beside its neighbour, or a worker's death in the middle of it leaves the other end waiting
 # for ever. Estimated generously below; the pipe holds 64 KiB.
@@ -59,9 +64,12 @@ class Worker:
         self._inline = inline
         self._renderer: Renderer | None = None
         self._open: tuple[str, IO[bytes]] | None = None
+        self._known: tuple[str | None, dict[Any, Any]] = (None, {})
+        self._ledger_rows: RowSink | None = None
+        self._expected: Expected | None = None
 
-    def prepare(self) -> None:
-        """Compile what the job reaches, once for all workers.
+    def prepare(self) -> bool:
+        """Compile what the job reaches, once for all workers; whether keys, paths and templates are sure not to vary.
 
         Raises `TemplateError` with every problem of templates, expressions and plug-ins at once.
         """
@@ -70,21 +78,50 @@ class Worker:
         with open(self._orders.bundle + ".code", "wb") as file:
             pickle.dump(code, file, 5)
         self._renderer = renderer
+        self.close_over([renderer.template.constant] if renderer.template.constant is not None else [])
+        return all(one is None or one.pure for one in (renderer.key, renderer.path, renderer.template))
 
-    def scan(self, path: str, start: int, end: int) -> Marks:
-        """Where the records of bytes `start` to `end` of a JSONL file are. Raises `SourceError`."""
+    def scan(self, orders: ScanOrders, start: int, end: int, into: str) -> None:
+        """Write to the file `into` what bytes `start` to `end` of a source hold. Raises `SourceError`."""
+        from chora_mp.scan import Scan  # noqa: PLC0415  (most workers only render)
+
+        if self._known[0] != orders.known:
+            self._known = orders.known, _load(orders.known)
+        renderer = self._renderer or self._start_renderer()
         try:
-            return jsonl.scan(path, start, end)
+            found = Scan(orders, renderer, self._known[1], inline=self._inline).run(start, end)
         except OSError as error:
-            raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
+            raise SourceError(f"{orders.input.name}: cannot be read: {error.strerror}") from None
+        found.save(into)
 
-    def spool(self, source: Source, path: str) -> None:
-        """Read `source` once, into a spool at `path` and its marks beside it. Raises `SourceError`."""
+    def survey(self, names: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+        """What is wrong with the templates that the job reaches, and place and name of all that they take from records.
+
+        `names` are templates that records choose. Raises `TemplateError` where no record can be looked at either.
+        """
+        from chora_mp.survey import Survey  # noqa: PLC0415  (only `check` needs it)
+
+        renderer = self._renderer = self._renderer or Renderer(self._bundle(), {})
+        with open(self._orders.bundle + ".code", "wb") as file:
+            pickle.dump({}, file, 5)
+        survey, constant = Survey(renderer), renderer.template.constant
+        for name in names if constant is None else [constant]:
+            survey.look_at(name, renderer.bundle.labels["template"])
+        return sorted(survey.problems), [(wanted.place, wanted.name) for wanted in survey.wanted.values()]
+
+    def close_over(self, names: list[str]) -> None:
+        """Add to the run's closures those of the templates `names`."""
+        renderer = self._renderer or self._start_renderer()
+        with open(self._orders.bundle + ".closures", "wb") as file:
+            file.write(marshal.dumps({name: tuple(renderer.closure(name)) for name in names}))
+
+    def spool(self, source: Source, path: str) -> list[int]:
+        """Read `source` once, into a spool at `path`; where it can be cut for a scan. Raises `SourceError`."""
         from chora_mp.sources.spooling import spool_source  # noqa: PLC0415  (parsers that only this call needs)
 
         if source.python and self._bundle().folder not in sys.path:
             sys.path.insert(0, self._bundle().folder)  # a module may lie beside the job file
-        spool_source(source, path)
+        return spool_source(source, path)
 
     def render(self, span: Span, budget: float) -> Outcome:
         """Render the records of `span`, in order, for about `budget` seconds; what is left is the caller's to see.
@@ -92,9 +129,10 @@ class Worker:
         Raises `SourceError` where the records are no longer what they were, nothing else.
         """
         renderer = self._renderer or self._start_renderer()
-        return _Pass(self._orders, self._slot, renderer, self._sinks(), inline=self._inline).run(
-            span, self._records(span), budget
+        one = _Pass(
+            self._orders, self._slot, renderer, self._sinks(), self._rows(), self._expectations(), inline=self._inline
         )
+        return one.run(span, self._records(span), _parser(span), budget)
 
     def identify(self, span: Span) -> tuple[str, str, int | None]:
         """Key, path and line of the span's first record, for the failure of an item that could not tell itself."""
@@ -102,9 +140,10 @@ class Worker:
         self._slot.at(span.seq, span.seq, _clock())
         entry = next(self._records(span), None)
         item = _Item(renderer)
-        if entry is not None and not isinstance(entry[1], BadRecord):
+        record = BadRecord("", "") if entry is None else _parser(span)(entry[1])
+        if not isinstance(record, BadRecord):
             with contextlib.suppress(Exception, SystemExit):
-                item.open(entry[1])
+                item.open(record)
             with contextlib.suppress(Exception, SystemExit):
                 item.place()
         self._slot.idle()
@@ -131,6 +170,20 @@ class Worker:
             self._renderer = Renderer(self._bundle(), pickle.load(file))
         return self._renderer
 
+    def _expectations(self) -> Expected | None:
+        path = os.path.join(self._orders.scratch, EXPECTED)
+        if self._expected is None and os.path.exists(path):
+            with open(path, "rb") as file:
+                self._expected = Expected(marshal.loads(file.read()))
+        return self._expected
+
+    def _rows(self) -> RowSink | None:
+        if self._orders.rows and self._ledger_rows is None:
+            closures = _load(self._orders.bundle + ".closures")
+            numbers = {name: number for name, (number, _) in closures.items()}
+            self._ledger_rows = RowSink(self._orders.scratch, self._seat, numbers)
+        return self._ledger_rows
+
     def _sinks(self) -> tuple[FileSink | None, TextSink | None]:
         renderer, orders = self._renderer, self._orders
         if renderer is None:
@@ -141,7 +194,8 @@ class Worker:
             renderer.texts = TextSink(orders.scratch, self._seat)
         return renderer.files, renderer.texts
 
-    def _records(self, span: Span) -> Iterator[tuple[int | None, Any]]:
+    def _records(self, span: Span) -> Iterator[tuple[int | None, bytes]]:
+        """Line and bytes of the span's records and of all that follow."""
         if span.data is not None:
             import io  # noqa: PLC0415
 
@@ -177,31 +231,39 @@ class Renderer:
         self._code = code
         self._documents: dict[str, Document] = {}
         problems: list[str] = []
-        sys.path[:0] = [folder for folder in _plugin_folders(bundle) if folder not in sys.path]
+        folders = plugin_folders(bundle.plugins, bundle.folder)
+        sys.path[:0] = [folder for folder in folders if folder not in sys.path]
         self._start_environments(problems)
         for number, plugin in enumerate(bundle.plugins):
             self._add_plugin(number, plugin, problems)
-        self._environment.globals.update(bundle.context)
-        self.globals = dict(self._environment.globals)
-        self._expressions.globals = self._environment.globals
-        self._template = self._expression("template", bundle.template, problems)
+        self.environment.globals.update(bundle.context)
+        self.globals = dict(self.environment.globals)
+        self._expressions.globals = self.environment.globals
+        template = self._expression("template", bundle.template, problems)
         self.path = self._expression("output.path", bundle.path, problems)
         self.key = self._expression("key", bundle.key, problems)
-        if problems:
+        if problems or template is None:
             raise TemplateError(problems)
+        self.template: Expression = template
+        self._closures: Closures | None = None
 
-    def document(self, variables: dict[str, Any]) -> Document:
-        """The template of a record, compiled. Raises what choosing or compiling it raises."""
-        name = self.choose(variables)
+    def closure(self, name: str) -> Closure:
+        """All that the documents of the template `name` are made from."""
+        from chora_mp.closures import Closures  # noqa: PLC0415  (only the worker that prepares needs it)
+
+        self._closures = self._closures or Closures(self.bundle, self.environment)
+        return self._closures.of(name)
+
+    def document(self, name: str) -> Document:
+        """The template of that name, compiled. Raises what compiling it raises."""
         found = self._documents.get(name)
         if found is None:
-            found = self._documents[name] = Document(self._environment.get_template(name))
+            found = self._documents[name] = Document(self.environment.get_template(name))
         return found
 
     def choose(self, variables: dict[str, Any]) -> str:
         """The name of a record's template."""
-        assert self._template is not None  # noqa: S101  (the constructor raised otherwise)
-        return self._template.constant or self._template(variables)
+        return self.template.constant or self.template(variables)
 
     def compile_reachable(self) -> dict[str, bytes]:
         """Marshalled code of every template that the job surely may reach, by name.
@@ -209,7 +271,7 @@ class Renderer:
         A template chosen per record is not known yet: it is compiled where it is met, and if broken fails its items.
         Raises `TemplateError` with every syntax error, or where the job's template does not exist.
         """
-        name = self._template.constant if self._template else None
+        name = self.template.constant
         if name is None:
             return self._code
         name = normal_name(name) if ".." not in name else name
@@ -230,7 +292,7 @@ class Renderer:
 
     def _compile(self, name: str, problems: list[str]) -> list[str | None]:
         """Compile one template; the names of those it refers to."""
-        environment, loader = self._environment, self._environment.loader
+        environment, loader = self.environment, self.environment.loader
         assert loader is not None  # noqa: S101
         path: str | None = self.bundle.templates[name][0]
         try:
@@ -250,13 +312,13 @@ class Renderer:
     def _start_environments(self, problems: list[str]) -> None:
         options, templates = self.bundle.jinja, self.bundle.templates
         try:
-            self._environment: DocumentEnvironment = document_environment(options, templates, self._code)
+            self.environment: DocumentEnvironment = document_environment(options, templates, self._code)
             self._expressions: DocumentEnvironment = expression_environment(options)
         except Exception as error:  # noqa: BLE001  (extensions are foreign code)
             raise TemplateError([f"{self.bundle.labels['jinja.extensions']}: {error}", *problems]) from None
         # One set of filters and tests, whichever environment asks.
-        self._expressions.filters = self._environment.filters
-        self._expressions.tests = self._environment.tests
+        self._expressions.filters = self.environment.filters
+        self._expressions.tests = self.environment.tests
 
     def _add_plugin(self, number: int, plugin: Plugin, problems: list[str]) -> None:
         where = self.bundle.labels["plugins"]
@@ -268,9 +330,9 @@ class Renderer:
             problems.append(f"{where}: {_plugin_error(plugin, error)}")
             return
         for kind, home in (
-            ("FILTERS", self._environment.filters),
-            ("TESTS", self._environment.tests),
-            ("GLOBALS", self._environment.globals),
+            ("FILTERS", self.environment.filters),
+            ("TESTS", self.environment.tests),
+            ("GLOBALS", self.environment.globals),
         ):
             given = names.get(kind, {})
             if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
@@ -301,6 +363,8 @@ class _Pass:
         slot: Slot,
         renderer: Renderer,
         sinks: tuple[FileSink | None, TextSink | None],
+        rows: RowSink | None,
+        expected: Expected | None,
         *,
         inline: bool,
     ) -> None:
@@ -308,48 +372,63 @@ class _Pass:
         self._slot = slot
         self._renderer = renderer
         self._files, self._texts = sinks
+        self._rows = rows
+        self._expected = expected
         self._inline = inline
         self._only = re.compile(fnmatch.translate(orders.only)).match if orders.only is not None else None
         self._items: list[ItemResult] = []
         self._weight = 0
         self._rendered = self._skipped = self._written = 0
 
-    def run(self, span: Span, records: Iterator[tuple[int | None, Any]], budget: float) -> Outcome:
-        at, count = self._slot.at, span.count
+    def run(
+        self, span: Span, records: Iterator[tuple[int | None, bytes]], parse: Callable[[bytes], Any], budget: float
+    ) -> Outcome:
+        at = self._slot.at
         started = since = _clock()
         end = started + budget
-        done = 0
-        while done < count:
-            seq = span.seq + done
+        done = size = 0
+        for place in span.places():
+            seq = span.seq + place
             at(span.seq, seq, since)
+            for _ in range(done, place):  # those that the span does not pick
+                next(records, None)
             entry = next(records, None)
             if entry is None:
                 self._slot.idle()
                 raise _cut_short(span, seq)
-            self._item(span, seq, *entry, since)
-            done += 1
+            self._item(span, seq, *entry, parse, since)
+            done, size = place + 1, size + 1
             since = _clock()
             if since > end or self._weight > _FULL_MESSAGE or (self._texts and self._texts.size > _FULL_TEXTS):
                 break
         self._slot.idle()
         texts = self._texts.store() if self._texts else None
-        items = tuple(self._items)
-        return Outcome(done, self._rendered, self._skipped, self._written, since - started, items, texts)
+        rows = self._rows.store() if self._rows else None
+        counts = (done, self._rendered, self._skipped, self._written, since - started)
+        return Outcome(*counts, tuple(self._items), texts, rows, done - size)
 
-    def _item(self, span: Span, seq: int, line: int | None, record: Any, since: float) -> None:
+    def _item(
+        self, span: Span, seq: int, line: int | None, raw: bytes, parse: Callable[[bytes], Any], since: float
+    ) -> None:
         """Render one record and note what became of it."""
         item = _Item(self._renderer)
         try:
+            record = parse(raw)
             if record.__class__ is BadRecord:
                 raise _NoRecordError(record)
             item.open(record)
             if self._only and not self._only(item.key):
                 self._skipped += 1
                 return
+            if self._expected:
+                self._expected.check(seq, item.key, item.place())
             data = item.render()
             if self._files:
                 item.doing = "write"
-                self._written += self._files.write(item.path, data)
+                written, status = self._files.write(item.path, data)
+                self._written += written
+                if self._rows:
+                    self._rows.add(seq, item, raw, data, status, _clock() - since)
             if self._texts:
                 self._texts.add(data)
         except BaseException as error:
@@ -381,7 +460,7 @@ class _Pass:
                 seq,
                 "failed" if failure else "rendered",
                 size=len(data),
-                digest="" if failure else hashlib.blake2b(data, digest_size=16).hexdigest(),
+                digest="" if failure else digest(data).hex(),
                 duration_s=_clock() - since,
                 error=failure,
                 source=place,
@@ -391,6 +470,67 @@ class _Pass:
         if failure:
             texts = (failure.type, failure.message, failure.template or "", *failure.chain)
             self._weight += 100 + sum(len(text.encode()) + 4 for text in texts)
+
+
+class Expected:
+    """What the scan has found keys and paths to be, where they are made by more than look-ups.
+
+    What counts, draws lots or asks the clock gives another path now than the one that was checked for being unique.
+    """
+
+    def __init__(self, pieces: list[tuple[int, str]]) -> None:
+        """`pieces`: the first record of each piece of the source, and the file with its findings."""
+        self._firsts = [first for first, _ in pieces]
+        self._paths = [path for _, path in pieces]
+        self._piece = -1
+        self._found: dict[int, tuple[str, str]] = {}
+
+    def check(self, seq: int, key: str, path: str) -> None:
+        """Raise `ValueError` where the scan has found something else."""
+        piece = bisect_right(self._firsts, seq) - 1
+        if piece != self._piece:
+            rows = Findings.load(self._paths[piece]).rows
+            self._piece, self._found = piece, {self._firsts[piece] + row[0]: (row[1], row[2]) for row in rows}
+        before = self._found.get(seq)
+        if before is not None and before != (storable(key), storable(path)):
+            what, was, now = ("key", before[0], key) if before[0] != storable(key) else ("output path", before[1], path)
+            raise ValueError(f"the {what} is {now!r} and was {was!r} before; it must be the same each time")
+
+
+class RowSink:
+    """Keeps what the ledger is told of each rendered item in one file a span: it is too much for a message.
+
+    A row is the record's number, key, path, digest of the record, number of the template's closure, digest of the
+    document, its size, mtime in ns and inode, and the seconds it took.
+    """
+
+    def __init__(self, folder: str, seat: int, closures: dict[str, int]) -> None:
+        self._prefix = os.path.join(folder, f"rows-{seat}-")
+        self._count = 0
+        self._closures = closures
+        self._rows: list[tuple[Any, ...]] = []
+
+    def add(self, seq: int, item: _Item, raw: bytes, data: bytes, status: os.stat_result, seconds: float) -> None:
+        """Keep one more row."""
+        closure = self._closures.get(item.template)
+        if closure is None:  # a template that the scan has not met: its choice is not the same twice
+            closure = self._closures[item.template] = item.renderer.closure(item.template).number
+        key = item.key if item.key.isascii() else storable(item.key)
+        source, document = blake2b(raw, digest_size=16).digest(), blake2b(data, digest_size=16).digest()
+        self._rows.append(
+            (seq, key, item.path, source, closure, document, status.st_size, status.st_mtime_ns, status.st_ino, seconds)
+        )
+
+    def store(self) -> str | None:
+        """The file that holds the rows; None where there are none."""
+        if not self._rows:
+            return None
+        self._count += 1
+        path = f"{self._prefix}{self._count}"
+        with open(path, "wb") as file:
+            file.write(marshal.dumps(self._rows))
+        self._rows.clear()
+        return path
 
 
 class _NoRecordError(Exception):
@@ -403,11 +543,11 @@ class _NoRecordError(Exception):
 class _Item:
     """One record on its way to a document; `doing` is the step that an error would belong to."""
 
-    __slots__ = ("doing", "key", "path", "renderer", "variables")
+    __slots__ = ("doing", "key", "path", "renderer", "template", "variables")
 
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
-        self.key = self.path = ""
+        self.key = self.path = self.template = ""
         self.doing = "output.path"
 
     def open(self, record: dict[str, Any]) -> None:
@@ -433,7 +573,8 @@ class _Item:
         """The document, encoded."""
         self.place()
         self.doing = "template"
-        document = self.renderer.document(self.variables)
+        self.template = self.renderer.choose(self.variables)
+        document = self.renderer.document(self.template)
         self.doing = "document"
         return document.render(self.variables).encode()
 
@@ -456,6 +597,20 @@ class _Item:
         return failures.failure_of(error, prefix, bundle.templates)
 
 
+def _parser(span: Span) -> Callable[[bytes], Any]:
+    """What makes a record, or a `BadRecord`, of the bytes that a span's file has of it."""
+    return spool.parse if span.input.spooled else jsonl.parse
+
+
+def _load(path: str | None) -> dict[Any, Any]:
+    """The plain dictionary in one of the run's own files; an empty one where there is no file."""
+    if path is None:
+        return {}
+    with open(path, "rb") as file:
+        found: dict[Any, Any] = marshal.loads(file.read())
+        return found
+
+
 def _normal(name: str | None) -> str:
     """A referenced name as the bundle has it; nothing for one that is known only when rendering."""
     return "" if name is None or ".." in name else normal_name(name)
@@ -463,16 +618,6 @@ def _normal(name: str | None) -> str:
 
 def _cut_short(span: Span, seq: int) -> SourceError:
     return SourceError(f"{span.input.name}: the file ends before record {seq + 1}; run again")
-
-
-def _plugin_folders(bundle: Bundle) -> list[str]:
-    """Where plug-ins may import from: beside the job file, and beside themselves."""
-    if not bundle.plugins:
-        return []
-    return [
-        *dict.fromkeys(os.path.dirname(plugin.path) for plugin in bundle.plugins if plugin.path),
-        bundle.folder,
-    ]
 
 
 def _run_plugin(number: int, plugin: Plugin) -> dict[str, Any]:

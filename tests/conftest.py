@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 BOUND = 60.0
 """Seconds that any command in a test may take, however busy the machine is."""
 
+STATE = {".chora-mp/ledger.db", ".chora-mp/ledger.sha256", ".chora-mp/lock"}
+"""What a run keeps in its output folder for the next one; anything else in there is a leftover."""
+
 
 @dataclass(frozen=True)
 class Project:
@@ -49,12 +52,16 @@ class Project:
         return self.folder / "out"
 
     def outputs(self) -> dict[str, str]:
-        """Relative path and text of every file in the output folder, hidden ones too."""
-        return {
-            str(path.relative_to(self.out)): path.read_bytes().decode(errors="replace")
-            for path in sorted(self.out.rglob("*"))
-            if path.is_file()
-        }
+        """Relative path and text of every file in the output folder, hidden ones too, but for the `STATE`."""
+        found = (path for path in sorted(self.out.rglob("*")) if path.is_file())
+        names = {str(path.relative_to(self.out)): path for path in found}
+        return {name: path.read_bytes().decode(errors="replace") for name, path in names.items() if name not in STATE}
+
+    def leftovers(self) -> list[str]:
+        """Whatever runs have made for themselves anywhere in the project and neither removed nor kept as `STATE`."""
+        kept = tuple(f"/{name}" for name in (".chora-mp", *STATE))
+        names = (str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
+        return sorted(name for name in names if ".chora" in name and not name.endswith(kept))
 
     def run(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the command in the project's folder, as a person does."""

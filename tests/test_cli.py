@@ -32,8 +32,8 @@ BOUND = 30.0
 """Seconds that a condition may take to come true, however busy the machine is."""
 
 SUMMARY_FIELDS = [
-    "job", "run_id", "total", "successful", "failed", "unchanged", "not_reached", "pruned", "duration_s",
-    "items_per_s", "bytes_written", "workers", "sizing", "failures",
+    "job", "run_id", "total", "successful", "failed", "unchanged", "not_reached", "pruned", "orphaned",
+    "duration_s", "items_per_s", "bytes_written", "workers", "sizing", "failures",
 ]  # fmt: skip
 
 # Every item leaves a mark, then waits for the file `go`: tests open the gate when they have seen enough.
@@ -77,11 +77,6 @@ def await_(condition: Callable[[], Any], what: str) -> Any:
         assert time.monotonic() < end, f"waited in vain for {what}"
         time.sleep(0.01)
     return found
-
-
-def leftovers(project: Project) -> list[str]:
-    """What a run has made for itself and not removed."""
-    return sorted(str(path.relative_to(project.folder)) for path in project.folder.rglob(".chora*"))
 
 
 @dataclass(frozen=True)
@@ -198,24 +193,43 @@ def test_same_bytes_on_any_number_of_workers(project: Project) -> None:
     for jobs, folder in (("0", "inline"), ("1", "one"), ("2", "two"), ("auto", "auto")):
         code, summary, stderr = project.render("-j", jobs, "-o", folder)
         assert (0, 300, 300) == (code, summary["total"], summary["successful"]), stderr
-        files = {path.name: path.read_bytes() for path in (project.folder / folder).iterdir()}
+        found = (path for path in (project.folder / folder).iterdir() if path.name != ".chora-mp")
+        files = {path.name: path.read_bytes() for path in found}
         assert 300 == len(files)
         assert sum(map(len, files.values())) == summary["bytes_written"]
         expected = expected or files
         assert expected == files
     assert not project.out.exists()
-    assert [] == leftovers(project)
+    assert [] == project.leftovers()
 
 
-def test_second_run_writes_nothing(project: Project) -> None:
-    """Documents that come out as they were are left alone, time stamp and all."""
+def test_second_run_renders_nothing(project: Project) -> None:
+    """What is up to date is not rendered again, and said to be unchanged; its files are left alone."""
     project.records(*named(3))
     project.job()
     assert (0, 6) == (project.render()[0], project.render()[1]["bytes_written"] + 6)
-    before = {path.name: path.stat().st_mtime_ns for path in project.out.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in project.out.glob("*.txt")}
     code, summary, _ = project.render()
-    assert (0, 3, 0) == (code, summary["successful"], summary["bytes_written"])
-    assert before == {path.name: path.stat().st_mtime_ns for path in project.out.iterdir()}
+    assert (0, 3, 0, 3, 0) == (
+        code,
+        summary["total"],
+        summary["successful"],
+        summary["unchanged"],
+        summary["bytes_written"],
+    )
+    assert before == {path.name: path.stat().st_mtime_ns for path in project.out.glob("*.txt")}
+
+
+def test_force_renders_all_and_writes_nothing(project: Project) -> None:
+    """`-f` renders what is up to date, too; documents that come out as they were are left alone, time stamp and all."""
+    project.records(*named(3))
+    project.job()
+    project.render()
+    before = {path.name: path.stat().st_mtime_ns for path in project.out.glob("*.txt")}
+    assert 3 == len(before)
+    code, summary, _ = project.render("-f")
+    assert (0, 3, 0, 0) == (code, summary["successful"], summary["unchanged"], summary["bytes_written"])
+    assert before == {path.name: path.stat().st_mtime_ns for path in project.out.glob("*.txt")}
 
 
 def test_define(project: Project) -> None:
@@ -235,6 +249,8 @@ def test_only(project: Project) -> None:
     code, summary, _ = project.render("-k", "pages/n1?")
     assert (0, 10, 10, 0) == (code, summary["total"], summary["successful"], summary["not_reached"])
     assert {f"n1{number}.txt" for number in range(10)} == {*project.outputs()}
+    code, summary, _ = project.render("-k", "pages/n?")
+    assert (0, 10, 10, 0) == (code, summary["total"], summary["successful"], summary["unchanged"])
     code, summary, _ = project.render("-k", "nothing")
     assert (0, 0) == (code, summary["total"])
 
@@ -380,8 +396,8 @@ def test_odd_file_names(project: Project, name: str) -> None:
     project.write(os.path.join(folder, "templates/page.txt.j2"), "{{ name }}")
     done = project.run("render", name, errors="surrogateescape")
     assert (0, "") == (done.returncode, done.stderr)
-    written = {path.name: path.read_text() for path in (project.folder / folder / "out").iterdir()}
-    assert {"n0.txt": "n0", "n1.txt": "n1"} == written
+    found = (path for path in (project.folder / folder / "out").iterdir() if path.name != ".chora-mp")
+    assert {"n0.txt": "n0", "n1.txt": "n1"} == {path.name: path.read_text() for path in found}
 
 
 PAGE = "source: data.jsonl\ntemplate: page.txt.j2\noutput: {dir: out, path: '{{ name }}.txt'}\n"
@@ -606,11 +622,11 @@ def test_one_signal(start: Callable[..., Running], project: Project, number: sig
     assert (1000, len(project.outputs()), 0) == (summary["total"], summary["successful"], summary["failed"])
     assert summary["not_reached"] == 1000 - summary["successful"] > 0
     await_(lambda: not alive(family), "the end of all processes")
-    assert [] == leftovers(project)
+    assert [] == project.leftovers()
 
 
 def test_two_signals(start: Callable[..., Running], project: Project) -> None:
-    """A second Ctrl-C ends the run at once, whatever is in work; nothing is left behind either."""
+    """A second Ctrl-C ends the run at once, whatever is in work; nothing but the ledger is left behind."""
     running = start()
     family = running.family()
     running.signal(signal.SIGINT)
@@ -620,8 +636,8 @@ def test_two_signals(start: Callable[..., Running], project: Project) -> None:
     assert running.said_so()
     assert "Traceback" not in running.stderr.read_text()
     await_(lambda: not alive(family), "the end of all processes")
-    assert [] == leftovers(project)
-    assert not project.out.exists()
+    assert [] == project.leftovers()
+    assert {} == project.outputs()
 
 
 def test_ignored_signal(start: Callable[..., Running], project: Project) -> None:
@@ -642,7 +658,7 @@ def test_signal_before_rendering(start: Callable[..., Running], project: Project
     assert 130 == running.await_end()
     assert ["chora-mp: interrupted"] == [line for line in running.stderr.read_text().splitlines() if line]
     await_(lambda: not alive(family), "the end of all processes")
-    assert [] == leftovers(project)
+    assert not project.out.exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal for children")
@@ -658,7 +674,7 @@ def test_killed_coordinator(start: Callable[..., Running], template: str) -> Non
 
 
 def test_next_run_after_a_kill(start: Callable[..., Running], project: Project) -> None:
-    """What a killed run has left does not stop the next one, which writes every document."""
+    """What a killed run has left does not stop the next one, which writes every document and clears up."""
     running = start()
     family = running.family()
     running.process.kill()
@@ -667,8 +683,8 @@ def test_next_run_after_a_kill(start: Callable[..., Running], project: Project) 
     project.write("go", "")
     code, summary, stderr = project.render()
     assert (0, 1000) == (code, summary["successful"]), stderr
-    written = {name for name in project.outputs() if not name.startswith(".")}
-    assert {f"n{number}.txt" for number in range(1000)} == written
+    assert {f"n{number}.txt" for number in range(1000)} == {*project.outputs()}
+    assert [] == project.leftovers()
 
 
 # ---- the page that documents it ----------------------------------------------------------------------------

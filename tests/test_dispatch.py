@@ -18,7 +18,7 @@ from chora_mp.crew import Crew
 from chora_mp.dispatch import SPAN_SECONDS, Dispatch, Pace
 from chora_mp.records import Input, Outcome
 from chora_mp.slots import Note
-from chora_mp.sources.marks import FileSpans, Marks
+from chora_mp.sources.chunks import Chunks, FileSpans
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,6 +107,26 @@ def test_every_item_may_be_guilty(project: Project) -> None:
     """A job in which every item kills its worker ends, with every item blamed."""
     bad = dict.fromkeys(range(6), "kill")
     assert_only_these_failed(project, batch_generate(deadly_job(project, records(6, bad))), 6, bad)
+
+
+def test_the_guilty_are_found_among_those_that_are_picked(project: Project) -> None:
+    """Where every other record is up to date, blame falls on the same items as where all are rendered."""
+    job = deadly_job(project, records(100, {})).replace(workers=2)
+    assert 100 == batch_generate(job).successful
+    before = project.outputs()
+    bad = {21: "kill", 23: "segfault", 25: "exit", 60: "kill", 99: "kill"}
+    changed = records(100, bad)
+    for number in range(1, 100, 2):
+        changed[number]["changed"] = True
+    project.records(*changed)
+    result = batch_generate(job)
+    assert sorted(bad) == [item.seq for item in result.failures]
+    assert ({"WorkerDied"}, {f"n{seq}.txt" for seq in bad}) == (
+        {item.error.type for item in result.failures if item.error},
+        {item.key for item in result.failures},
+    )
+    assert (100, 46, 49) == (result.total, result.successful, result.unchanged)
+    assert before == project.outputs()
 
 
 @pytest.mark.parametrize("how", ["loop", "sleep", "deaf", "regex"])
@@ -214,10 +234,11 @@ class FakeSeat:
     def submit(self, name: str, *arguments: Any) -> Future[Any]:
         """Answer at once, as if the items had taken their time."""
         span: Span = arguments[0]
-        self.given.append(span.count)
+        self.given.append(span.size)
         future: Future[Any] = Future()
-        done = max(1, min(span.count, int(arguments[1] / self.pace)))
-        future.set_result(Outcome(done, done, 0, 0, done * self.pace, ()))
+        rendered = max(1, min(span.size, int(arguments[1] / self.pace)))
+        done = span.places()[rendered - 1] + 1
+        future.set_result(Outcome(done, rendered, 0, 0, rendered * self.pace, (), unpicked=done - rendered))
         return future
 
     def note(self) -> Note:
@@ -258,19 +279,20 @@ class FakeLane:
         """Nothing to end."""
 
 
-def supply(count: int) -> FileSpans:
-    """Spans of so many records that nobody will read."""
-    marks = Marks()
-    marks.mark(0)
-    marks.records = count
-    return FileSpans(Input("none", spooled=False, name="none"), marks)
+def supply(count: int, picks: bytes | None = None) -> FileSpans:
+    """Spans of so many records that nobody will read, of all of them or of those that are picked."""
+    chunks = Chunks()
+    chunks.add(1, 0, 0, count)
+    return FileSpans(Input("none", spooled=False, name="none"), chunks, picks)
 
 
-def dispatched(count: int, most: int, pace: float) -> tuple[FakeLane, list[tuple[Span, Outcome]]]:
+def dispatched(
+    count: int, most: int, pace: float, picks: bytes | None = None
+) -> tuple[FakeLane, list[tuple[Span, Outcome]]]:
     """What a lane of such workers was given, and what it answered."""
     lane = FakeLane(most, pace)
     with Crew(lane) as crew:
-        answers = [answer for answer in Dispatch(crew, supply(count), None).run() if answer]
+        answers = [answer for answer in Dispatch(crew, supply(count, picks), None).run() if answer]
     return lane, answers
 
 
@@ -281,6 +303,21 @@ def test_every_record_is_answered_for_once(count: int, most: int, pace: float) -
     _, answers = dispatched(count, most, pace)
     done = sorted(seq for span, outcome in answers for seq in range(span.seq, span.seq + outcome.done))
     assert list(range(count)) == done
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    runs=st.lists(st.tuples(st.booleans(), st.integers(1, 600)), max_size=8),
+    most=st.integers(1, 16),
+    pace=st.floats(1e-4, 2.0),
+)
+def test_every_picked_record_is_answered_for_once(runs: list[tuple[bool, int]], most: int, pace: float) -> None:
+    """Where only some records are to be rendered each of them is, once, and none of the others."""
+    picks = b"".join(bytes([pick]) * count for pick, count in runs)
+    _, answers = dispatched(len(picks), most, pace, picks)
+    done = sorted(span.seq + place for span, outcome in answers for place in span.first(outcome.done).places())
+    assert [seq for seq, pick in enumerate(picks) if pick] == done
+    assert sum(picks) == sum(outcome.size for _, outcome in answers)
 
 
 @settings(deadline=None, max_examples=40)

@@ -15,18 +15,19 @@ from typing import Any
 import pytest
 
 import chora_mp
-from chora_mp import bundle, errors, events, job, machine, records, sizing, slots
+from chora_mp import bundle, errors, events, job, machine, planning, records, selection, sizing, slots, upkeep
 
 PACKAGE = Path(chora_mp.__file__).parent
 
 LAYERS = [
     {"version", "errors", "records", "events"},
-    {"sizing", "units", "failures"},
+    {"sizing", "units", "failures", "selection"},
     {"job", "yamlmerge", "yamlfile", "jobvalues", "jobsections", "jobfile"}
-    | {"machine", "environment", "bundle", "slots", "sinks", "sources"},
-    {"worker", "seats", "lanes", "crew", "planning", "dispatch"},
+    | {"machine", "environment", "bundle", "imports", "closures", "slots", "sinks", "sources"}
+    | {"state", "ledger", "looks", "outputs", "findings"},
+    {"worker", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning", "dispatch"},
     {"progress"},
-    {"batch"},
+    {"batch", "upkeep"},
     {"cli", "__main__"},
 ]
 """Modules by layer, from the bottom; `sources` is a package that counts as one."""
@@ -108,34 +109,47 @@ FAILURE = records.Failure("ValueError", "bad", "page.j2", 3, ("page.j2:3",))
 PLACE = records.Place("data.jsonl", 7)
 ITEM = records.ItemResult("k", "p", 1, "failed", error=FAILURE, source=PLACE)
 SIZING = sizing.Sizing(2, "cpus", (sizing.Term("cpus", 2.0, "2 cpus"),))
-RESULT = records.BatchResult("j", "r", 1, 0, 1, 0, 0, 0, 0.1, 10.0, 0, 1, SIZING.as_dict(), (ITEM,))
+JOB = job.Job("j", PACKAGE, "page.j2", (PACKAGE,))
+FAILURES = records.Failures(JOB, [ITEM])
+RESULT = records.BatchResult(
+    "j", "r", 1, 0, 1, 0, 0, 0, 0.1, 10.0, 0, 1, SIZING.as_dict(), FAILURES, 2, ("a", "b"), asked_to_prune=True
+)
 INPUT = records.Input("/data.jsonl", spooled=False, name="data.jsonl", stamp=(1, 2, 3))
+SELECTION = selection.Selection("a*", frozenset({"a"}), (1, 2), failed=True)
 
 TRAVELLERS: list[Any] = [
     FAILURE,
     PLACE,
     ITEM,
     SIZING,
+    FAILURES,
     RESULT,
     INPUT,
+    SELECTION,
     records.BadRecord("RecordError", "no mapping"),
-    records.Span(INPUT, 5, 10, 100, 6, 2),
+    records.Span(INPUT, 5, 3, 100, 6, 2, picks=b"\1\0\1"),
+    records.ScanOrders(INPUT, SELECTION, "known", rows=True),
     events.ReadingStarted("j", "data.jsonl"),
     events.RenderingStarted("j", 3, SIZING),
     events.SpanCompleted(1, 0, 3, 2),
     events.RenderingEnded(RESULT),
+    events.Noticed("the ledger was damaged"),
     sizing.Limits(),
     SIZING.terms[0],
     machine.Machine(2, 8_000_000_000),
-    job.Job("j", PACKAGE, "page.j2", (PACKAGE,)),
+    JOB,
     job.Source("data.jsonl", "jsonl", PACKAGE),
     job.Output(PACKAGE, "{{ name }}"),
     job.JinjaOptions(),
     bundle.Plugin("p"),
     bundle.take_bundle(job.Job("j", PACKAGE, "page.j2", ())),
     records.Orders("b", "o", "s", ".t"),
-    records.Outcome(1, 1, 0, 10, 0.1, (ITEM,), "texts"),
+    records.Outcome(2, 1, 0, 10, 0.1, (ITEM,), "texts", "rows", 1),
     slots.Note(1, 2, 3, 4.0, b"/out"),
+    planning.PlannedItem("k", "p", 1, "new"),
+    upkeep.Verification("j", 3, ("a",), ("b",), ("c",)),
+    upkeep.Status("j", "out", 1, 1, ({"id": 1},), (ITEM,)),
+    upkeep.Check("j", 3, ("data.jsonl:1: broken",)),
 ]
 
 
@@ -151,10 +165,16 @@ def test_what_crosses_a_boundary_is_frozen_and_pickles(traveller: Any) -> None:
 def test_no_traveller_is_forgotten() -> None:
     """Each dataclass of the modules that cross boundaries is in the table above."""
     known = {type(one).__name__ for one in TRAVELLERS}
-    for module in (records, events, sizing, job, bundle, slots, machine):
+    for module in (records, events, sizing, job, bundle, slots, machine, selection, upkeep):
         for name, value in vars(module).items():
             if dataclasses.is_dataclass(value) and value.__module__ == module.__name__:
                 assert name in known
+
+
+def test_failures_know_their_job() -> None:
+    """The failures of a result can be rendered again wherever they are unpickled, alone or in the result."""
+    for copy in (pickle.loads(pickle.dumps(FAILURES)), pickle.loads(pickle.dumps(RESULT)).failures):
+        assert (JOB, records.Failures) == (copy.job, type(copy))
 
 
 ERRORS: list[BaseException] = [
@@ -163,6 +183,7 @@ ERRORS: list[BaseException] = [
     errors.TemplateError(["t.j2:1: a"]),
     errors.SourceError("data.json: b"),
     errors.OutputError("out: c"),
+    errors.LedgerError("out/.chora-mp/ledger.db: d"),
     errors.WorkerError("died"),
     errors.Interrupted("stopped", RESULT),
 ]

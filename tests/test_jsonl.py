@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from chora_mp.records import BadRecord, Input
 from chora_mp.sources import jsonl
-from chora_mp.sources.jsonl import parse, read_lines, scan, stamp
-from chora_mp.sources.marks import MARK_EVERY, FileSpans, Marks
+from chora_mp.sources.chunks import LEAST_BYTES, MOST_BYTES, Chunks, FileSpans
+from chora_mp.sources.jsonl import parse, parse_all, read_chunks, read_lines, stamp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,20 +42,25 @@ def expected_records(data: bytes) -> list[tuple[int, Any]]:
     return [(number, parse(text)) for number, text in enumerate(data.split(b"\n"), 1) if text.strip()]
 
 
-def scanned(path: Path, cuts: list[int]) -> Marks:
-    """The marks of a file scanned in pieces that are cut at these bytes."""
-    ends = [*sorted(cuts), os.path.getsize(path)]
-    marks = Marks()
-    start = 0
-    for end in ends:
-        marks.extend(scan(str(path), start, end))
-        start = end
-    return marks
+def scanned(path: Path, cuts: list[int]) -> tuple[Chunks, int]:
+    """The chunks of a file scanned in pieces that are cut at these bytes, each where it says; and how many lines."""
+    data, chunks, line, position = path.read_bytes(), Chunks(), 0, 0
+    for start, end in pairwise([0, *sorted(cuts), len(data)]):
+        for offset, held in read_chunks(str(path), start, end):
+            assert position == offset
+            assert start <= offset < end
+            assert all(text.count(b"\n") == 1 for text in held[:-1])
+            position += len(b"".join(held))
+            assert b"".join(held) == data[offset:position]
+            chunks.add(len(chunks.seq), offset, line, sum(not text.isspace() for text in held))
+            line += len(held)
+    assert len(data) == position
+    return chunks, line
 
 
-def all_read(path: Path, marks: Marks, sizes: list[int]) -> list[tuple[int, int, Any]]:
+def all_read(path: Path, chunks: Chunks, sizes: list[int]) -> list[tuple[int, int, Any]]:
     """Sequence number, line and record of everything that spans of these sizes hold, the last size repeated."""
-    spans = FileSpans(Input(str(path), spooled=False, name="x"), marks)
+    spans = FileSpans(Input(str(path), spooled=False, name="x"), chunks)
     found = []
     with path.open("rb") as file:
         for turn in range(10**6):
@@ -64,7 +69,9 @@ def all_read(path: Path, marks: Marks, sizes: list[int]) -> list[tuple[int, int,
                 return found
             file.seek(span.offset)
             entries = read_lines(file, span.line, span.skip)
-            found += [(span.seq + number, *next(entries)) for number in range(span.count)]
+            for number in range(span.count):
+                line, text = next(entries)
+                found.append((span.seq + number, line, parse(text)))
     raise AssertionError("spans without end")
 
 
@@ -72,19 +79,21 @@ def all_read(path: Path, marks: Marks, sizes: list[int]) -> list[tuple[int, int,
     data=contents(),
     fractions=st.lists(st.floats(0, 1), max_size=5),
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=5),
-    every=st.sampled_from([1, 7, 64, MARK_EVERY]),
+    every=st.sampled_from([1, 7, 64, None]),
 )
 @same_folder
 def test_any_cut_reads_every_record_once(tmp_path, data, fractions, sizes, every):
-    """However a file is scanned in pieces and cut into spans, each record comes once, with its line and number."""
+    """However a file is scanned in pieces and cut into chunks and spans, each record comes once, with its line."""
     path = tmp_path / "data.jsonl"
     path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonl, "MARK_EVERY", every)
-        marks = scanned(path, [int(fraction * len(data)) for fraction in fractions])
+        if every:
+            patch.setattr(jsonl, "LEAST_BYTES", 1)
+            patch.setattr(jsonl, "ends_chunk", lambda text, held: held >= every)
+        chunks, _ = scanned(path, [int(fraction * len(data)) for fraction in fractions])
     expected = [(seq, line, value) for seq, (line, value) in enumerate(expected_records(data))]
-    assert len(expected) == marks.records
-    assert expected == all_read(path, marks, sizes)
+    assert len(expected) == chunks.records
+    assert expected == all_read(path, chunks, sizes)
 
 
 @pytest.mark.parametrize("data", [b'{"a":1}\n{"a":2}\n{"a":3}\n', b'{"a":1}\r\n\r\n{"a":2}', b"\n\n", b"", b"\n", b"x"])
@@ -95,39 +104,44 @@ def test_every_byte_is_a_good_place_to_cut(tmp_path, data):
     expected = [(seq, line, value) for seq, (line, value) in enumerate(expected_records(data))]
     for first in range(len(data) + 1):
         for second in range(first, len(data) + 1):
-            marks = scanned(path, [first, second])
+            chunks, count = scanned(path, [first, second])
             assert (expected, data.count(b"\n") + (not data.endswith(b"\n") and bool(data))) == (
-                all_read(path, marks, [1]),
-                marks.lines,
+                all_read(path, chunks, [1]),
+                count,
             )
 
 
-def test_marks_are_sparse(tmp_path):
-    """A big file has a mark about every 32 KiB, not one a record; a long line has one at most."""
+def test_chunks_are_small(tmp_path):
+    """A big file is cut into chunks of some kilobytes; a long line is whole, however long it is."""
     path = tmp_path / "data.jsonl"
-    path.write_bytes(b'{"a": "0123456789"}\n' * 50_000 + b'{"a": "' + b"x" * 10**6 + b'"}\n{"a": 1}\n')
-    marks = scan(str(path), 0, path.stat().st_size)
-    assert 50_002 == marks.records
-    assert math.ceil(10**6 / MARK_EVERY) + 1 >= len(marks.offset) >= 10**6 // MARK_EVERY - 1
+    long = b'{"a": "' + b"x" * 10**6 + b'"}\n'
+    path.write_bytes(b"".join(b'{"a": "%010d"}\n' % n for n in range(50_000)) + long + b'{"a": 1}\n')
+    sizes = [len(b"".join(held)) for _, held in read_chunks(str(path), 0, path.stat().st_size)]
+    *others, longest = sorted(sizes)
+    assert path.stat().st_size == sum(sizes)
+    assert len(long) <= longest < MOST_BYTES + len(long)
+    assert max(others) < MOST_BYTES + 20
+    assert LEAST_BYTES <= min(sizes[:-1])
+    assert len(others) > 15
 
 
-def test_a_span_begins_near_its_mark(tmp_path):
-    """A worker passes over no more records than lie between two marks."""
+def test_a_span_begins_near_its_chunk(tmp_path):
+    """A worker passes over no more records than there are in a chunk."""
     path = tmp_path / "data.jsonl"
     text = b'{"a": "0123456789"}\n'
     path.write_bytes(text * 50_000)
-    spans = FileSpans(Input(str(path), spooled=False, name="x"), scan(str(path), 0, path.stat().st_size))
+    spans = FileSpans(Input(str(path), spooled=False, name="x"), scanned(path, [])[0])
     spans.take(33_333)
     span = spans.take(1)
     assert span is not None
-    assert MARK_EVERY / len(text) + 1 >= span.skip
+    assert MOST_BYTES / len(text) + 1 >= span.skip
     assert 33_333 == span.offset // len(text) + span.skip
 
 
 def test_lines_are_counted_from_where_the_file_stands():
     """Line numbers go on from the one given; what is passed over are records, not lines."""
     file = io.BytesIO(b'\n{"a": 1}\n\n{"a": 2}\n{"a": 3}')
-    assert [(13, {"a": 2}), (14, {"a": 3})] == list(read_lines(file, 10, 1))
+    assert [(13, b'{"a": 2}\n'), (14, b'{"a": 3}')] == list(read_lines(file, 10, 1))
 
 
 def test_a_stamp_changes(tmp_path):
@@ -270,3 +284,36 @@ def test_deep_nesting(depth):
         assert isinstance(found, dict)
     else:
         assert isinstance(found, dict) or found == BadRecord("RecursionError", "the record is nested too deeply")
+
+
+# ---- records together ------------------------------------------------------------------------------------
+
+written = st.dictionaries(st.text(max_size=4), json_values, max_size=3).map(lambda one: json.dumps(one).encode())
+line = (
+    written
+    | numbers.map(lambda number: f'{{"n": {number}}}'.encode())
+    | json_values.map(lambda one: json.dumps(one).encode())
+    | st.sampled_from([b"{}", b"[1]", b"null", b'"text"', b"1", b"{", b'{"a": NaN}', b'{"a": "\xff"}', b'{"a": 1} x'])
+)
+
+
+@given(texts=st.lists(line.map(lambda text: text + b"\n"), max_size=6), apart=st.sampled_from([b"", b"\n", b" \n"]))
+@example([b'{"n": 1234567890123456789}\n'], b"")
+@example([b'{"n": 123456789}\n', b'{"n": 12345678901234567890}\n'], b"")
+def test_parsed_together(texts, apart):
+    """What is parsed together is what is parsed line by line, or is refused as a whole."""
+    found = parse_all(texts, apart.join(texts))
+    assert found is None or same([parse(text) for text in texts], found)
+
+
+def test_plain_records_are_parsed_together():
+    """Records without anything unusual, which nearly all are, are not refused."""
+    texts = [b'{"n": %d, "text": "\xc3\xa9", "f": 1.5, "l": [null, true]}\n' % number for number in range(100)]
+    assert [parse(text) for text in texts] == parse_all(texts, b"".join(texts))
+
+
+@pytest.mark.parametrize("text", [b"{", b'{"a": NaN}', b'{"a": "\xff"}', b'{"n": 12345678901234567890123}'])
+def test_what_takes_a_closer_look(text):
+    """One line that orjson refuses or would round makes all of them be parsed one by one."""
+    texts = [b'{"a": 1}\n', text + b"\n", b'{"a": 2}\n']
+    assert None is parse_all(texts, b"".join(texts))

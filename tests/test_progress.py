@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chora_mp import progress
-from chora_mp.events import ReadingStarted, RenderingEnded, RenderingStarted, SpanCompleted
+from chora_mp.events import Noticed, ReadingStarted, RenderingEnded, RenderingStarted, SpanCompleted
 from chora_mp.progress import PLAIN_SECONDS, PlainProgress, failures_by_cause, summary
 from chora_mp.records import BatchResult, Failure, ItemResult, Place
 from chora_mp.sizing import Sizing, Term
@@ -113,6 +113,23 @@ def test_reading_does_not_count(clock: Clock) -> None:
     assert ["pages: 50 of 100, 10/s, 5.00 s left"] == lines
 
 
+def test_what_is_up_to_date_is_no_speed(clock: Clock) -> None:
+    """Items that were up to date before rendering began are done, but nobody has rendered them at that rate."""
+    plain, lines = started(clock)
+    plain(SpanCompleted(900, 0, 1000, 0))
+    clock.now += PLAIN_SECONDS
+    plain(SpanCompleted(950, 0, 1000, 1))
+    assert ["pages: 950 of 1,000, 10/s, 5.00 s left"] == lines
+
+
+def test_what_is_noticed_is_no_progress(clock: Clock) -> None:
+    """A notice, which the command prints itself, is no line of progress."""
+    plain, lines = started(clock)
+    clock.now += PLAIN_SECONDS
+    plain(Noticed("the ledger was damaged"))
+    assert [] == lines
+
+
 def test_failures_in_a_line(clock: Clock) -> None:
     """A line tells of failures as soon as there are some."""
     plain, lines = started(clock)
@@ -157,10 +174,58 @@ def test_summary_of_workers_as_asked_for() -> None:
 
 
 def test_summary_of_nothing() -> None:
-    """No records are worth a note."""
-    lines = [*summary(result(total=0, successful=0, bytes_written=0, items_per_s=0.0), "out")]
-    assert "pages: 0 documents in 2.50 s (0/s), 0 B written to out" == lines[0]
-    assert "there was no record to render: the source holds none, or none that was asked for" == lines[2]
+    """No records are worth a note, and how many workers might have rendered them is not."""
+    expected = [
+        "pages: 0 documents in 2.50 s (0/s), 0 B written to out",
+        "there was no record to render: the source holds none, or none that was asked for",
+    ]
+    assert expected == [*summary(result(total=0, successful=0, bytes_written=0, items_per_s=0.0), "out")]
+
+
+def test_summary_of_a_run_with_nothing_to_do() -> None:
+    """Where all is up to date that is the whole story."""
+    nothing = {"successful": 0, "bytes_written": 0, "items_per_s": 0.0, "workers": 0}
+    assert ["pages: nothing to do in 2.50 s, 1,200 documents are up to date in out"] == [
+        *summary(result(unchanged=1200, **nothing), "out")
+    ]
+    assert ["pages: nothing to do in 2.50 s, 1 document is up to date in out"] == [
+        *summary(result(total=1, unchanged=1, **nothing), "out")
+    ]
+
+
+def test_summary_of_what_is_up_to_date() -> None:
+    """Beside documents that were rendered those are told that needed no rendering."""
+    lines = [*summary(result(successful=200, unchanged=1000), "out")]
+    assert (3, "1,000 documents are up to date") == (len(lines), lines[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"pruned": 1}, ["1 document removed, whose record is gone"]),
+        (
+            {"orphaned": 1, "orphans": ("a.md",)},
+            ["1 document whose record is gone: a.md; --prune removes what was not edited"],
+        ),
+        (
+            {"orphaned": 1200, "orphans": ("a.md", "b.md", "c.md", "d.md")},
+            [
+                "1,200 documents whose record is gone: a.md, b.md, c.md and 1,197 more; "
+                "--prune removes what was not edited"
+            ],
+        ),
+        (
+            {"pruned": 2, "orphaned": 1, "orphans": ("a.md",), "asked_to_prune": True},
+            [
+                "2 documents removed, whose record is gone",
+                "1 document whose record is gone: a.md; edited since, and kept",
+            ],
+        ),
+    ],
+)
+def test_summary_of_orphans(changes: dict[str, Any], expected: list[str]) -> None:
+    """Documents whose record is gone are told, how to be rid of them, and which of them were removed."""
+    assert expected == [*summary(result(**changes), "out")][2:]
 
 
 def test_summary_of_a_run_that_was_stopped() -> None:

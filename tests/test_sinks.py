@@ -68,6 +68,14 @@ def refused(call: Callable[[], object], kind: type[Exception] = PathError) -> st
     return str(caught.value)
 
 
+def write(sink: FileSink, root: Path, path: str, data: bytes) -> int:
+    """Bytes written; the status that comes with them is that of the file as it lies there now."""
+    written, status = sink.write(path, data)
+    found = os.lstat(root / path)
+    assert 1 == len({(one.st_size, one.st_mtime_ns, one.st_ino) for one in (found, status)})
+    return written
+
+
 # ---- files -----------------------------------------------------------------------------------------------
 
 
@@ -75,8 +83,8 @@ def refused(call: Callable[[], object], kind: type[Exception] = PathError) -> st
     "path", ["file", "a/file", "a/b/c/d/file.md", "é/漢字.txt", " ", "a\nb", "...", "..a", "-", "\\"]
 )
 def test_writes(root, sink, path):
-    """A document lands where its path says, folders and all; the answer is its size."""
-    assert 5 == sink.write(path, b"bytes")
+    """A document lands where its path says, folders and all; the answer is its size and the file's status."""
+    assert 5 == write(sink, root, path, b"bytes")
     assert {path: b"bytes"} == files(root)
 
 
@@ -84,7 +92,7 @@ def test_writes(root, sink, path):
 def test_replaces(root, sink, data):
     """A file that is there already holds the new bytes, and nothing else, afterwards."""
     (root / "file").write_bytes(b"what was there before")
-    assert len(data) == sink.write("file", data)
+    assert len(data) == write(sink, root, "file", data)
     assert {"file": data} == files(root)
 
 
@@ -98,11 +106,11 @@ def test_a_reader_keeps_what_it_has_opened(root, sink):
 
 
 def test_an_unchanged_file_is_left_alone(root, sink):
-    """The same bytes again: nothing is written, and inode and every time stamp stay."""
+    """The same bytes again: nothing is written, inode and every time stamp stay, and the status tells of them."""
     (root / "file").write_bytes(b"same")
     os.utime(root / "file", ns=(10**18, 10**18))
     before = os.stat(root / "file")
-    assert 0 == sink.write("file", b"same")
+    assert 0 == write(sink, root, "file", b"same")
     after = os.stat(root / "file")
     assert (before.st_ino, before.st_mtime_ns, before.st_ctime_ns) == (
         after.st_ino,
@@ -116,7 +124,7 @@ def test_a_file_that_differs_is_replaced(root, sink, data):
     """Shorter, longer or merely different: the file is another one afterwards."""
     (root / "file").write_bytes(b"same")
     before = os.stat(root / "file").st_ino
-    assert len(data) == sink.write("file", data)
+    assert len(data) == write(sink, root, "file", data)
     assert (data, True) == ((root / "file").read_bytes(), before != os.stat(root / "file").st_ino)
 
 
@@ -320,7 +328,7 @@ def test_a_file_that_is_a_symlink(tmp_path, root, sink, same):
     """A symlink where the file is to be is replaced by the file; what it pointed to is untouched, equal or not."""
     data = b"outside" if same else b"new"
     (root / "file").symlink_to(tmp_path / "outside" / "file")
-    assert len(data) == sink.write("file", data)
+    assert len(data) == write(sink, root, "file", data)
     assert (False, data) == ((root / "file").is_symlink(), (root / "file").read_bytes())
     assert {"file": b"outside"} == files(tmp_path / "outside")
 
@@ -418,7 +426,7 @@ def test_a_folder_that_is_removed(root, sink):
 
     sink.write("a/b/x", b"1")
     shutil.rmtree(root / "a")
-    assert 1 == sink.write("a/b/y", b"2")
+    assert 1 == write(sink, root, "a/b/y", b"2")
     assert {"a/b/y": b"2"} == files(root)
 
 
@@ -505,7 +513,7 @@ try:
     sink.write("file", b"x" * 20_000)
 except OSError as error:
     print(error.errno, error.filename)
-print(sink.write("file", b"y" * 10_000))
+print(sink.write("file", b"y" * 10_000)[0])
 """
 
 

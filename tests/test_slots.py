@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chora_mp.slots import Note, Slot
+from chora_mp.slots import Note, Slot, read_notes
 
 
 @pytest.fixture
@@ -135,6 +135,27 @@ def test_a_dead_workers_note(path):
     assert -signal.SIGKILL == process.wait(60)
     assert Note(process.pid, 40, 42, 1.25, b"/out") == slot.read()
     slot.close()
+
+
+def test_the_notes_of_a_dead_run(path):
+    """All notes in a file of slots are read by seat, though nobody has the slots open any more; a torn one is none."""
+    for number in (0, 2):
+        slot = Slot(path, number)
+        slot.start(number + 70)
+        slot.entering(b"/out/%d" % number)
+        slot.close()
+    nobody = Note(0, 0, 0, 0.0, b"")
+    expected = [Note(70, -1, None, 0.0, b"/out/0"), nobody, Note(72, -1, None, 0.0, b"/out/2")]
+    assert expected == read_notes(path)
+    os.truncate(path, os.path.getsize(path) - 1)
+    assert expected[:2] == read_notes(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"x"])
+def test_no_notes(tmp_path, content):
+    """A file that is not there, empty or no file of slots has no notes."""
+    (tmp_path / "slots").write_bytes(content)
+    assert [[], []] == [read_notes(str(tmp_path / name)) for name in ("slots", "absent")]
 
 
 @pytest.mark.parametrize("bad", ["/nowhere/slots", "/"])

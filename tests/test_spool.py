@@ -6,8 +6,10 @@ import datetime
 import decimal
 import enum
 import fractions
+import gzip
 import io
 import ipaddress
+import itertools
 import math
 import os
 import pathlib
@@ -17,15 +19,23 @@ import zoneinfo
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
+from chora_mp.errors import OutputError, SourceError
+from chora_mp.job import Source
 from chora_mp.records import BadRecord
-from chora_mp.sources.spool import frame, read_frames
+from chora_mp.sources import spooling
+from chora_mp.sources.chunks import LEAST_BYTES, MOST_BYTES
+from chora_mp.sources.spool import HEADER_BYTES, frame, parse, parse_all, read_chunks, read_frames
+from chora_mp.sources.spooling import spool_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 leaves = (
     st.none()
@@ -93,10 +103,14 @@ class Colour(enum.Enum):
 Point = namedtuple("Point", "x y")  # noqa: PYI024  (the one that people have in their scripts)
 
 
+def read(data: bytes, skip: int = 0) -> list[tuple[int | None, Any]]:
+    """Line and record of all frames but the first."""
+    return [(line, parse(payload)) for line, payload in read_frames(io.BytesIO(data), skip)]
+
+
 def through(*records: Any, skip: int = 0) -> list[Any]:
     """The records that come out again, with their lines, which are 1, 2, 3 and so on."""
-    data = b"".join(frame(line, record) for line, record in enumerate(records, 1))
-    return list(read_frames(io.BytesIO(data), skip))
+    return read(b"".join(frame(line, record) for line, record in enumerate(records, 1)), skip)
 
 
 def refused(value: Any) -> BadRecord:
@@ -252,7 +266,7 @@ def test_a_bad_record_leaves_its_neighbours():
 def test_an_unknown_line():
     """A record without a line has none when it is read, and big lines are kept."""
     data = frame(None, {}) + frame(2**40, {})
-    assert [(None, {}), (2**40, {})] == list(read_frames(io.BytesIO(data), 0))
+    assert [(None, {}), (2**40, {})] == read(data)
 
 
 def test_a_mapping_of_another_type_is_carried_as_a_dict():
@@ -283,8 +297,125 @@ def test_a_value_that_cannot_be_rebuilt():
     import pickle
     import struct
 
-    payload = pickle.dumps({"a": uuid.UUID(int=1)}, 5).replace(b"UUID", b"ABCD")
-    broken = struct.pack("<BQI", 0, 7, len(payload)) + payload
-    found = list(read_frames(io.BytesIO(broken + frame(8, {"a": 1})), 0))
+    payload = b"\0" + pickle.dumps({"a": uuid.UUID(int=1)}, 5).replace(b"UUID", b"ABCD")
+    broken = struct.pack("<QI", 7, len(payload)) + payload
+    found = read(broken + frame(8, {"a": 1}))
     assert [7, 8] == [line for line, _ in found]
     assert ("AttributeError", {"a": 1}) == (found[0][1].type, found[1][1])
+
+
+# ---- chunks ----------------------------------------------------------------------------------------------
+
+
+@given(records=st.lists(plain_records | st.builds(BadRecord, st.text(), st.text()), max_size=5))
+def test_parsed_together(records):
+    """What is parsed together is what is parsed one by one; bad records are left to that."""
+    payloads = [payload for _, payload in read_frames(io.BytesIO(b"".join(frame(1, one) for one in records)), 0)]
+    together = parse_all(payloads, b"".join(payloads))
+    one_by_one = [parse(payload) for payload in payloads]
+    if records and not any(isinstance(record, BadRecord) for record in one_by_one):
+        assert together is not None
+        assert [told(record) for record in one_by_one] == [told(record) for record in together]
+    else:
+        assert together is None
+
+
+@given(
+    sizes=st.lists(st.integers(0, 200) | st.sampled_from([4_000, 9_000, 70_000]), max_size=40),
+    cuts=st.sets(st.integers(0, 40), max_size=4),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_chunks_hold_all_frames(tmp_path, sizes, cuts):
+    """However a spool is cut for the scan, its chunks hold every frame once, and each is where its offset says."""
+    frames = [frame(number, {"pad": "x" * size}) for number, size in enumerate(sizes, 1)]
+    path = tmp_path / "spool"
+    path.write_bytes(b"".join(frames))
+    offsets = list(itertools.accumulate(map(len, frames), initial=0))
+    ends = sorted({0, len(sizes), *(cut for cut in cuts if cut < len(sizes))})
+    found = []
+    for start, end in itertools.pairwise(ends):
+        for offset, held in read_chunks(str(path), offsets[start], offsets[end]):
+            assert offsets[len(found)] == offset
+            found += held
+    expected = [(number, data[HEADER_BYTES:]) for number, data in enumerate(frames, 1)]
+    assert expected == found
+
+
+def test_chunks_are_small(tmp_path):
+    """A chunk ends soon after it is big enough, so that an edit costs no more than that."""
+    path = tmp_path / "spool"
+    frames = [frame(None, {"number": number, "pad": "x" * 100}) for number in range(5000)]
+    path.write_bytes(b"".join(frames))
+    chunks = read_chunks(str(path), 0, path.stat().st_size)
+    sizes = [sum(HEADER_BYTES + len(payload) for _, payload in held) for _, held in chunks]
+    assert len(b"".join(frames)) == sum(sizes)
+    assert LEAST_BYTES <= min(sizes[:-1])
+    assert max(sizes) < MOST_BYTES + max(map(len, frames))
+    assert len(sizes) > 10
+
+
+# ---- spooling --------------------------------------------------------------------------------------------
+
+
+def spooled(tmp_path: Path, source: Source) -> tuple[list[int], list[tuple[int | None, Any]]]:
+    """The cuts of a spooled source, and line and record of all that is in the spool, which is all that is there."""
+    path = tmp_path / "spools" / "spool"
+    path.parent.mkdir(exist_ok=True)
+    cuts = spool_source(source, str(path))
+    assert ["spool"] == os.listdir(path.parent)
+    return cuts, read(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "source", "expected"),
+    [
+        ("data.json", b'[{"a": 1},\n{"a": 2},\n3]', {"format": "json"}, [(1, {"a": 1}), (2, {"a": 2}), (3, None)]),
+        ("data.yaml", b"- a: 1\n- a: 2024-01-01\n", {"format": "yaml"},
+         [(1, {"a": 1}), (2, {"a": datetime.date(2024, 1, 1)})]),
+        ("data.jsonl.gz", gzip.compress(b'{"a": 1}\n\n{"a": 2}\nnull'), {"format": "jsonl", "gzip": True},
+         [(1, {"a": 1}), (3, {"a": 2}), (4, None)]),
+        ("data.csv", b"a,b\n1,2\n", {"format": "csv"}, [(2, {"a": "1", "b": "2"})]),
+        ("empty.json", b"[]", {"format": "json"}, []),
+    ],
+)  # fmt: skip
+def test_a_source_is_spooled(tmp_path, name, content, source, expected):
+    """Records of any source lie in the spool with their lines, what is no record in its place; one piece, if small."""
+    (tmp_path / name).write_bytes(content)
+    cuts, found = spooled(tmp_path, Source(name, path=tmp_path / name, **source))
+    assert expected == [(line, None if isinstance(record, BadRecord) else record) for line, record in found]
+    assert [0, os.path.getsize(tmp_path / "spools" / "spool")] == cuts
+
+
+@given(sizes=st.lists(st.integers(0, 60), max_size=30), piece=st.integers(1, 300))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_spool_can_be_cut(tmp_path, sizes, piece):
+    """The cuts lie between frames, in order, a piece apart; the pieces together are the spool."""
+    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(b"".join(b'{"a": "%s"}\n' % (b"x" * n) for n in sizes)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spooling, "PIECE_BYTES", piece)
+        source = Source("data.jsonl.gz", "jsonl", tmp_path / "data.jsonl.gz", gzip=True)
+        cuts, found = spooled(tmp_path, source)
+    edges = [*itertools.accumulate((len(frame(line, record)) for line, record in found), initial=0)]
+    assert (0, edges[-1]) == (cuts[0], cuts[-1])
+    assert set(cuts) <= set(edges)
+    pieces = [end - start for start, end in itertools.pairwise(cuts)]
+    assert all(piece <= size for size in pieces[:-1])
+    assert all(
+        size < piece + max(map(len, (frame(line, record) for line, record in found)), default=0) for size in pieces
+    )
+
+
+def test_a_spool_that_cannot_be_written(tmp_path):
+    """Where there is no room for the spool the error names the file and the source."""
+    (tmp_path / "data.json").write_bytes(b"[]")
+    with pytest.raises(OutputError) as caught:
+        spool_source(Source("data.json", "json", tmp_path / "data.json"), str(tmp_path / "absent" / "spool"))
+    expected = f"{tmp_path}/absent/spool: cannot write the records read from data.json: No such file or directory"
+    assert expected == str(caught.value)
+
+
+def test_a_source_that_cannot_be_read(tmp_path):
+    """What is wrong with the source is told as the source's."""
+    (tmp_path / "data.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(SourceError, match=r"^data\.jsonl\.gz: cannot be read: Not a gzipped file"):
+        spool_source(Source("data.jsonl.gz", "jsonl", tmp_path / "data.jsonl.gz", gzip=True), str(tmp_path / "spool"))

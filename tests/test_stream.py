@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chora_mp.records import BadRecord
-from chora_mp.sources.spool import read_frames
+from chora_mp.sources.spool import parse, read_frames
 from chora_mp.sources.stream import StreamSpans
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def held(span: Span) -> list[Any]:
     """The records of a span, as a worker reads them."""
     assert span.data is not None
-    return [record for _, record in itertools.islice(read_frames(io.BytesIO(span.data), span.skip), span.count)]
+    frames = itertools.islice(read_frames(io.BytesIO(span.data), span.skip), span.count)
+    return [parse(payload) for _, payload in frames]
 
 
 def numbered(count: int) -> list[dict[str, int]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import marshal
 import os
 import pickle
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,9 +18,12 @@ from hypothesis import strategies as st
 from chora_mp import seats
 from chora_mp.bundle import take_bundle
 from chora_mp.errors import ChoraError, SourceError, TemplateError, WorkerError
+from chora_mp.findings import EXPECTED, Claims, Findings, load_rows
 from chora_mp.job import JinjaOptions, Job, Output
-from chora_mp.records import BadRecord, Failure, Input, Orders, Outcome, Place, Span
+from chora_mp.records import BadRecord, Failure, Input, Orders, Outcome, Place, ScanOrders, Span
+from chora_mp.selection import Selection
 from chora_mp.slots import Slot
+from chora_mp.sources.chunks import digest
 from chora_mp.sources.jsonl import stamp
 from chora_mp.sources.spool import frame
 from chora_mp.worker import Worker
@@ -225,6 +230,151 @@ def test_edits_do_not_reach_a_run(shop):
     shop.write("plugin.py", "broken(")
     worker.render(shop.span(*names("a")), AMPLE)
     assert {"a.txt": "A"} == shop.outputs()
+
+
+@pytest.mark.parametrize("picks", [b"\1\0\0\1\0", b"\0\1\1\0\0", b"\0\0\0\0\1", b"\1\1\1\1\1"])
+def test_picked_records(shop, picks):
+    """Of a span only the records that it picks are rendered, with their own numbers and lines; the others are none."""
+    span = shop.span({"name": "0"}, "", {"name": "1"}, {"name": "2"}, "", {"name": "3"}, "[1]")
+    lines = [1, 3, 4, 6, 7]
+    outcome = shop.worker(details=True).render(replace(span, count=5, picks=picks), AMPLE)
+    expected = [seq for seq in range(5) if picks[seq]]
+    assert [(seq, lines[seq]) for seq in expected] == [(item.seq, item.source.line) for item in outcome.items]
+    assert {f"{seq}.txt": str(seq) for seq in expected if seq != 4} == shop.outputs()
+    assert (len(expected), int(4 in expected), 0) == (outcome.size, outcome.failed, outcome.skipped)
+    assert (expected[-1] + 1, expected[-1] + 1 - len(expected)) == (outcome.done, outcome.unpicked)
+
+
+def test_picked_records_one_by_one(shop):
+    """A span is handed back behind a record that it picks, and what is left of it picks the rest."""
+    worker, span = shop.worker(details=True), shop.span(*names(*"abcdef"))
+    span, found = replace(span, picks=b"\0\1\0\1\1\0"), []
+    while span.size:
+        outcome = worker.render(span, 0.0)
+        assert (1, 1) == (outcome.rendered, outcome.size)
+        found += [item.seq for item in outcome.items]
+        span = span.after(outcome.done)
+    assert ([1, 3, 4], ["b.txt", "d.txt", "e.txt"]) == (found, [*shop.outputs()])
+
+
+# ---- for the ledger --------------------------------------------------------------------------------------
+
+
+def test_rows_for_the_ledger(shop):
+    """Of each rendered item a row is left: number, key, path, digests of record and document, closure, status."""
+    job = {"key": "key-{{ name }}"}
+    worker = shop.worker({"page": "<{{ name }}>"}, job=job, rows=True)
+    records = shop.span({"name": "a"}, {"no": 1}, {"name": "é"})
+    outcome = worker.render(records, AMPLE)
+    lines = (shop.folder / "data.jsonl").read_bytes().splitlines(keepends=True)
+    closure = worker._renderer.closure("page").number
+    expected = []
+    for seq, name in ((0, "a"), (2, "é")):
+        status = (shop.out / f"{name}.txt").stat()
+        document = f"<{name}>".encode()
+        expected.append((seq, f"key-{name}", f"{name}.txt", digest(lines[seq]), closure, digest(document),
+                         len(document), status.st_mtime_ns, status.st_ino))  # fmt: skip
+    found = load_rows(outcome.rows)
+    assert expected == [row[:-1] for row in found]
+    assert all(0 < row[-1] < 10 for row in found)
+    assert not os.path.exists(outcome.rows)
+
+
+def test_rows_of_files_left_alone(shop):
+    """A document that came out as it was has a row, too: it was rendered, and is up to date from now on."""
+    worker, span = shop.worker(rows=True), shop.span(*names("a"))
+    rows = [load_rows(worker.render(span, AMPLE).rows)[0][:-1] for _ in range(2)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_no_rows(shop, rows):
+    """Where nothing was rendered, or nobody keeps a ledger, there are no rows."""
+    worker = shop.worker("{{ absent }}" if rows else "x", rows=rows)
+    assert None is worker.render(shop.span(*names("a")), AMPLE).rows
+
+
+def test_rows_of_templates_chosen_by_the_record(shop):
+    """Each row has the closure of its own template, also of one that nobody closed over before."""
+    worker = shop.worker({"page": "x", "one": "1", "two": "2"}, job={"template": "{{ kind }}"}, rows=True)
+    worker.close_over(["one"])
+    outcome = worker.render(shop.span({"name": "a", "kind": "one"}, {"name": "b", "kind": "two"}), AMPLE)
+    expected = [worker._renderer.closure(name).number for name in ("one", "two")]
+    assert expected == [row[4] for row in load_rows(outcome.rows)]
+    assert expected[0] != expected[1]
+
+
+def test_closures_of_a_run(shop):
+    """The closures of templates lie beside the bundle, where the coordinator finds number and parts of each."""
+    worker = shop.worker({"page": "{% include 'part' %}", "part": "", "other": ""})
+    path = shop.folder / "bundle.closures"
+    found = marshal.loads(path.read_bytes())
+    assert {"page"} == set(found)
+    assert {"template page", "template part"} == {name for name in found["page"][1] if name.startswith("template ")}
+    worker.close_over(["other", "absent"])
+    found = marshal.loads(path.read_bytes())
+    assert {name: tuple(worker._renderer.closure(name)) for name in ("other", "absent")} == found
+
+
+@pytest.mark.parametrize(
+    ("job", "pure"),
+    [
+        ({}, True),
+        ({"key": "{{ id }}-{{ site.name }}", "template": "page"}, True),
+        ({"key": "{{ name | lower }}"}, False),
+        ({"output": "{{ name }}{{ lottery() }}"}, False),
+        ({"template": "{{ kind }}"}, True),
+        ({"template": "{{ kind or 'page' }}"}, False),
+        ({"output": None, "key": "{{ name }}"}, True),
+    ],
+)
+def test_what_is_sure_not_to_vary(shop, job, pure):
+    """Preparing tells whether key, path and template are made of look-ups and text alone."""
+    if job.get("output"):
+        job = {**job, "output": Output(shop.out, job["output"])}
+    assert pure is shop.unprepared("x", job=job).prepare()
+
+
+COUNTING = """
+import itertools
+counts = itertools.count()
+GLOBALS = {"count": counts.__next__}
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "what"),
+    [
+        ({"key": "{{ count() }}", "output": "{{ name }}.txt"}, "the key is '1' and was '0' before"),
+        ({"key": "{{ name }}", "output": "{{ count() }}"}, "the output path is '1' and was '0' before"),
+    ],
+)
+def test_keys_and_paths_that_vary(shop, job, what):
+    """What is another key or path than the scan has found fails its item: it was not checked for being unique."""
+    job = {**job, "output": Output(shop.out, job["output"])}
+    worker = shop.worker("x", job=job, plugin=COUNTING)
+    span = shop.span(*names("a"))
+    into = str(shop.folder / "scan-0")
+    worker.scan(ScanOrders(span.input, Selection(), rows=True), 0, span.input.stamp[0], into)
+    (shop.folder / EXPECTED).write_bytes(marshal.dumps([(0, into)]))
+    [found] = failures(worker.render(span, AMPLE))
+    assert ("ValueError", True) == (found.type, what in found.message)
+    assert {} == shop.outputs()
+
+
+def test_keys_and_paths_that_stay(shop):
+    """The same expressions, where what they give is what the scan has found, in whichever piece of the source."""
+    worker = shop.worker("x", job={"key": "{{ name | upper }}", "output": Output(shop.out, "{{ name | lower }}")})
+    span = shop.span(*names("a", "B", "c\ud800", "D"))
+    cut = len(b"".join((shop.folder / "data.jsonl").read_bytes().splitlines(keepends=True)[:2]))
+    pieces = []
+    for first, start, end in ((0, 0, cut), (2, cut, span.input.stamp[0])):
+        into = str(shop.folder / f"scan-{first}")
+        worker.scan(ScanOrders(span.input, Selection(), rows=True), start, end, into)
+        pieces.append((first, into))
+    (shop.folder / EXPECTED).write_bytes(marshal.dumps(pieces))
+    assert ["PathError"] == [found.type for found in failures(worker.render(span, AMPLE))]
+    assert {"a": "x", "b": "x", "d": "x"} == shop.outputs()
 
 
 # ---- handing back ----------------------------------------------------------------------------------------
@@ -535,13 +685,32 @@ def test_a_file_that_ends_early(shop, method):
 
 
 def test_scan(shop):
-    """Scanning counts records and lines; a file that cannot be read is named."""
-    worker = shop.worker()
+    """Scanning leaves what it has found in a file, and the claims beside it; a source that cannot be read is named."""
+    worker, into = shop.worker(), str(shop.folder / "found")
     span = shop.span({"name": "a"}, "", {"name": "b"})
-    marks = worker.scan(span.input.path, 0, os.path.getsize(span.input.path))
-    assert (2, 3) == (marks.records, marks.lines)
-    with pytest.raises(SourceError, match="/nowhere: cannot be read: No such file"):
-        worker.scan("/nowhere", 0, 1)
+    worker.scan(ScanOrders(span.input, Selection()), 0, span.input.stamp[0], into)
+    found = Findings.load(into)
+    assert (2, 3, 0) == (found.records, found.lines, found.unkeyed)
+    assert [hash("a.txt"), hash("b.txt")] == list(Claims.load(into).paths)
+    absent = ScanOrders(Input("/nowhere", spooled=False, name="data.jsonl"), Selection())
+    with pytest.raises(SourceError) as caught:
+        worker.scan(absent, 0, 1, into)
+    assert "data.jsonl: cannot be read: No such file or directory" == str(caught.value)
+
+
+def test_scan_of_what_is_known(shop):
+    """Chunks that are known come from a file; another file is another run's."""
+    worker, into = shop.worker(), str(shop.folder / "found")
+    span = shop.span(*names("a", "b"))
+    mark = digest((shop.folder / "data.jsonl").read_bytes())
+    numbers = []
+    for name, content in (("known", {mark: (7, 2)}), ("other", {}), (None, {})):
+        if name:
+            (shop.folder / name).write_bytes(marshal.dumps(content))
+        orders = ScanOrders(span.input, Selection(), known=name and str(shop.folder / name))
+        worker.scan(orders, 0, span.input.stamp[0], into)
+        numbers.append([chunk[-1] for chunk in Findings.load(into).chunks])
+    assert [[7], [None], [None]] == numbers
 
 
 # ---- preparing -------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from chora_mp.records import BadRecord
-from chora_mp.sources.marks import MARK_EVERY, Marks
+from chora_mp.sources.chunks import LEAST_BYTES, ends_chunk
 from chora_mp.sources.shapes import as_record
 
 if TYPE_CHECKING:
@@ -28,42 +28,37 @@ def stamp(path: str) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def scan(path: str, start: int, end: int) -> Marks:
-    """Where the records are whose lines begin in bytes `start` to `end` (exclusive) of the file; blank lines are none.
-
-    Lines and numbers count from 0 at `start`.
-    """
-    marks = Marks()
+def read_chunks(path: str, start: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Offset and lines of each chunk of the lines that begin in bytes `start` to `end` (exclusive) of the file."""
     with open(path, "rb") as file:
         if start:
             file.seek(start - 1)
             while not file.readline(_PART).endswith(b"\n"):
                 if not start <= file.tell() < end:  # one line goes through all of this part
-                    return marks
-        position = file.tell()
-        next_mark = position
+                    return
+        offset = position = file.tell()
+        lines: list[bytes] = []
         for text in file:
             if position >= end:
                 break
-            if position >= next_mark:
-                marks.mark(position)
-                next_mark = position + MARK_EVERY
+            lines.append(text)
             position += len(text)
-            marks.lines += 1
-            if not text.isspace():
-                marks.records += 1
-    return marks
+            if position - offset >= LEAST_BYTES and ends_chunk(text, position - offset):
+                yield offset, lines
+                offset, lines = position, []
+        if lines:
+            yield offset, lines
 
 
-def read_lines(file: Iterable[bytes], line: int, skip: int) -> Iterator[tuple[int, Any]]:
-    """Line number and record (or `BadRecord`) from where `file` stands, which is line `line`, passing over `skip`."""
+def read_lines(file: Iterable[bytes], line: int, skip: int) -> Iterator[tuple[int, bytes]]:
+    """Line number and text of records from where `file` stands, which is line `line`, passing over `skip`."""
     for number, text in enumerate(file, line):
         if text.isspace():
             continue
         if skip:
             skip -= 1
             continue
-        yield number, parse(text)
+        yield number, text
 
 
 def parse(text: bytes) -> Any:
@@ -74,6 +69,17 @@ def parse(text: bytes) -> Any:
     except (ValueError, RecursionError):
         record = _parse_again(text)
     return record if record.__class__ is dict else as_record(record)
+
+
+def parse_all(texts: list[bytes], together: bytes) -> list[Any] | None:
+    """What `parse` makes of each of some lines, whose bytes are also given `together`; None: ask it, line by line."""
+    if _LONG_INTEGER in together.translate(_DIGITS):
+        return None
+    try:
+        records = list(map(orjson.loads, texts))
+    except ValueError:
+        return None
+    return records if {*map(type, records)} == {dict} else None
 
 
 def _parse_again(text: bytes) -> Any:

@@ -1,6 +1,7 @@
 """The spool: records of any source, framed, so that they can be read again by anyone from any mark.
 
-A frame is a header (kind, line, length) and a payload: the pickled record, or the pickled reason why there is none.
+A frame is a header (line, length) and a payload: a byte that tells its kind, and the pickled record, or the pickled
+reason why there is none.
 Pickle keeps values as they are: dates, decimals, bytes, NaN, integers of any length.
 """
 
@@ -14,12 +15,14 @@ from types import BuiltinFunctionType, FunctionType
 from typing import IO, TYPE_CHECKING, Any
 
 from chora_mp.records import BadRecord
+from chora_mp.sources.chunks import ends_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_HEADER = struct.Struct("<BQI")  # kind, line (0: unknown), length of the payload in bytes
-_RECORD, _BAD = 0, 1
+_HEADER = struct.Struct("<QI")  # line (0: unknown), length of the payload in bytes
+_RECORD, _BAD = b"\0", b"\1"
+HEADER_BYTES = _HEADER.size
 
 # Modules whose types every worker has; markupsafe for text that is HTML already.
 _KNOWN = (sys.stdlib_module_names | {"markupsafe"}) - {"builtins"}
@@ -45,12 +48,12 @@ def frame(line: int | None, record: Mapping[str, Any] | BadRecord) -> bytes:
     """One record as bytes; a record that cannot be carried becomes a `BadRecord` that says why."""
     if not isinstance(record, BadRecord):
         try:
-            payload = _dumps(record)
-            return _HEADER.pack(_RECORD, line or 0, len(payload)) + payload
+            payload = _RECORD + _dumps(record)
+            return _HEADER.pack(line or 0, len(payload)) + payload
         except Exception as error:  # noqa: BLE001  (a value's own __reduce__ may raise anything)
             record = BadRecord(type(error).__name__, str(error))
-    payload = pickle.dumps(tuple(record), 5)
-    return _HEADER.pack(_BAD, line or 0, len(payload)) + payload
+    payload = _BAD + pickle.dumps(tuple(record), 5)
+    return _HEADER.pack(line or 0, len(payload)) + payload
 
 
 def _dumps(record: Mapping[str, Any]) -> bytes:
@@ -62,22 +65,46 @@ def _dumps(record: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_frames(file: IO[bytes], skip: int) -> Iterator[tuple[int | None, Any]]:
-    """Line and record (or `BadRecord`) of every frame from where `file` stands, but for the first `skip`."""
+def read_frames(file: IO[bytes], skip: int) -> Iterator[tuple[int | None, bytes]]:
+    """Line and payload of every frame from where `file` stands, but for the first `skip`."""
     read, size, unpack = file.read, _HEADER.size, _HEADER.unpack
     while header := read(size):
-        kind, line, length = unpack(header)
+        line, length = unpack(header)
         if skip:
             skip -= 1
             file.seek(length, 1)
             continue
-        payload = read(length)
-        yield line or None, BadRecord(*pickle.loads(payload)) if kind == _BAD else _loads(payload)
+        yield line or None, read(length)
 
 
-def _loads(payload: bytes) -> Any:
-    """A record again; a value whose own code fails on the way makes it a `BadRecord`."""
+def read_chunks(path: str, start: int, end: int) -> Iterator[tuple[int, list[tuple[int | None, bytes]]]]:
+    """Offset and frames (line, payload) of each chunk in bytes `start` to `end` of a spool, both at a frame's edge."""
+    with open(path, "rb") as file:
+        file.seek(start)
+        offset = position = start
+        frames: list[tuple[int | None, bytes]] = []
+        for line, payload in read_frames(file, 0):
+            if position >= end:
+                break
+            frames.append((line, payload))
+            position += HEADER_BYTES + len(payload)
+            if ends_chunk(payload, position - offset):
+                yield offset, frames
+                offset, frames = position, []
+        if frames:
+            yield offset, frames
+
+
+def parse(payload: bytes) -> Any:
+    """The record in a frame, or the `BadRecord`; a value whose own code fails on the way makes it one."""
     try:
-        return pickle.loads(payload)
+        value = pickle.loads(memoryview(payload)[1:])
     except Exception as error:  # noqa: BLE001
         return BadRecord(type(error).__name__, str(error))
+    return BadRecord(*value) if payload[:1] == _BAD else value
+
+
+def parse_all(payloads: list[bytes], together: bytes) -> list[Any] | None:  # noqa: ARG001  (as `jsonl` has it)
+    """What `parse` makes of each payload; None: there are some that are no records."""
+    records = list(map(parse, payloads))
+    return records if {*map(type, records)} == {dict} else None

@@ -1,15 +1,14 @@
-"""Spooling: read a source once, into a file of frames that any worker can read from any mark."""
+"""Spooling: read a source once, into a file of frames that any worker can read from any chunk on."""
 
 from __future__ import annotations
 
 import gzip
-import pickle
 import zlib
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.errors import OutputError, SourceError
 from chora_mp.sources import jsonl
-from chora_mp.sources.marks import MARK_EVERY, Marks
+from chora_mp.sources.chunks import PIECE_BYTES
 from chora_mp.sources.spool import frame
 
 if TYPE_CHECKING:
@@ -18,25 +17,22 @@ if TYPE_CHECKING:
     from chora_mp.job import Source
 
 
-def spool_source(source: Source, path: str) -> None:
-    """Write the records of `source` to `path` and the marks to `path` + ".marks".
+def spool_source(source: Source, path: str) -> list[int]:
+    """Write the records of `source` to `path`; the byte offsets at which a scan can begin, and the end, in order.
 
     Raises `SourceError` where the source cannot be read as a whole, `OutputError` where the spool cannot be written.
     """
-    marks = Marks()
-    position = next_mark = 0
+    cuts = [0]
+    position = 0
     try:
         with open(path, "wb", buffering=2**20) as file:
             for line, record in _entries(source):
-                if position >= next_mark:
-                    marks.mark(position)
-                    next_mark = position + MARK_EVERY
-                marks.records += 1
+                if position - cuts[-1] >= PIECE_BYTES:
+                    cuts.append(position)
                 position += file.write(frame(line, record))
-        with open(path + ".marks", "wb") as file:
-            pickle.dump(marks, file, 5)
     except OSError as error:
         raise OutputError(f"{path}: cannot write the records read from {source.name}: {error.strerror}") from None
+    return [*cuts, position]
 
 
 def _entries(source: Source) -> Iterator[tuple[int | None, Any]]:
@@ -50,6 +46,7 @@ def _entries(source: Source) -> Iterator[tuple[int | None, Any]]:
 def _zipped_lines(source: Source) -> Iterator[tuple[int, Any]]:
     try:
         with gzip.open(str(source.path), "rb") as file:
-            yield from jsonl.read_lines(file, 1, 0)
+            for number, text in jsonl.read_lines(file, 1, 0):
+                yield number, jsonl.parse(text)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{source.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -1,0 +1,177 @@
+"""The state folder inside an output folder: who is at work there, and what runs that were killed have left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import secrets
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from chora_mp.bundle import shown
+from chora_mp.errors import LedgerError, OutputError
+from chora_mp.sinks import STATE_FOLDER
+from chora_mp.slots import read_notes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chora_mp.bundle import Bundle
+
+_LOCK, _HOLDER, _RUN = "lock", "holder.json", "run-"
+_HAND_OVER_SECONDS = 0.2  # what a run that is just ending may still hold the lock for
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a run keeps what is its own.
+
+    `folder`: the output folder's state folder; None where there is no output folder. `scratch`: the run's own folder,
+    gone afterwards. `temporary`: how the names of temporary files begin.
+    """
+
+    folder: str | None
+    scratch: str
+    temporary: str
+
+    @property
+    def bundle(self) -> str:
+        """The file with the run's bundle."""
+        return os.path.join(self.scratch, "bundle")
+
+
+def run_name() -> str:
+    """A name for a run: the time in UTC, and six digits that no other run of this second has."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(3)}"
+
+
+@contextlib.contextmanager
+def without_output(run: str) -> Iterator[State]:
+    """The state of a run that writes nothing into an output folder."""
+    scratch = tempfile.mkdtemp(prefix="chora-mp-")
+    try:
+        yield State(None, scratch, _temporary(run))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def held(output: str, run: str) -> Iterator[State]:
+    """The state of a run that has an output folder to itself; folders that were made for it and stayed empty go again.
+
+    Raises `OutputError` where the folder cannot be written to, `LedgerError` where another run holds it.
+    """
+    state = os.path.join(output, STATE_FOLDER)
+    made = [*_missing(output), state]
+    _make(output, made)
+    try:
+        with locked(output, state):
+            for name in os.listdir(state):
+                if name.startswith(_RUN):
+                    _sweep(os.path.join(state, name), name)
+            scratch = os.path.join(state, _RUN + run)
+            _make(output, [scratch])
+            try:
+                yield State(state, scratch, _temporary(run))
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    finally:
+        _remove_empty(made)
+
+
+@contextlib.contextmanager
+def locked(output: str, state: str) -> Iterator[None]:
+    """One run at a time: the kernel lets go of the lock when its holder dies, however it dies."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415  (10 ms that a run without an output folder need not spend)
+
+    lock = FileLock(os.path.join(state, _LOCK), timeout=_HAND_OVER_SECONDS, mode=0o666)
+    try:
+        lock.acquire(poll_interval=0.02)
+    except Timeout:
+        raise LedgerError(
+            f"{shown(output)}: another run is at work here{_holder(state)}; wait for it, or end it"
+        ) from None
+    except OSError as error:
+        raise OutputError(f"{shown(output)}: the output folder cannot be locked: {error.strerror}") from None
+    holder = os.path.join(state, _HOLDER)
+    try:
+        _write(holder, {"pid": os.getpid(), "started": datetime.now(UTC).isoformat(timespec="seconds")})
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(holder)
+            # A run that came to nothing leaves nothing. Who waits for the lock sees that its file has lost its name,
+            # and begins anew (`st_nlink`, in filelock); else the file stays.
+            if os.listdir(state) == [_LOCK]:
+                os.unlink(os.path.join(state, _LOCK))
+        lock.release()
+
+
+def store_bundle(state: State, bundle: Bundle) -> None:
+    """Leave the bundle where workers look for it. Raises `OutputError`."""
+    try:
+        with open(state.bundle, "wb") as file:
+            pickle.dump(bundle, file, 5)
+    except OSError as error:
+        raise OutputError(f"{shown(state.bundle)}: cannot be written: {error.strerror}") from None
+
+
+def _write(path: str, content: dict[str, object]) -> None:
+    """Write a small file; that it could not be is no reason to stop."""
+    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+
+
+def _holder(state: str) -> str:
+    """` (pid 4711, since 2026-11-24T20:15:00+00:00)`, as far as the holder has said."""
+    try:
+        with open(os.path.join(state, _HOLDER), encoding="utf-8") as file:
+            content = json.load(file)
+        return f" (pid {content['pid']}, since {content['started']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _sweep(scratch: str, name: str) -> None:
+    """Remove what a dead run has left: its own folder, and the temporary files where its workers were last writing."""
+    prefix = _temporary(name)
+    for number, note in enumerate(read_notes(os.path.join(scratch, "slots"))):
+        if note.folder:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(note.folder, f"{prefix}{number}".encode()))
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _temporary(run: str) -> str:
+    return f".chora-{run[-6:]}-"
+
+
+def _make(output: str, paths: list[str]) -> None:
+    try:
+        for path in paths:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path)
+    except OSError as error:
+        _remove_empty(paths)
+        raise OutputError(f"{shown(output)}: the output folder cannot be written to: {error.strerror}") from None
+
+
+def _remove_empty(paths: list[str]) -> None:
+    for path in reversed(paths):
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+
+
+def _missing(folder: str) -> list[str]:
+    """The folders that have to be made for `folder` to be there, outermost first."""
+    missing: list[str] = []
+    while folder and not os.path.lexists(folder):
+        missing.insert(0, folder)
+        folder = os.path.dirname(folder)
+    return missing

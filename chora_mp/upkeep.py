@@ -1,0 +1,213 @@
+"""Looking after a job between runs: what its ledger tells, whether its outputs are as written, what would fail."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chora_mp.bundle import shown, take_bundle
+from chora_mp.crew import Crew
+from chora_mp.errors import JobError, LedgerError
+from chora_mp.job import Job
+from chora_mp.lanes import InlineLane, ProcessLane
+from chora_mp.ledger import NAME, Ledger, job_identity
+from chora_mp.outputs import Folder, unknown_files
+from chora_mp.planning import Planner, Wishes
+from chora_mp.records import Failure, ItemResult, Orders, Place
+from chora_mp.sinks import STATE_FOLDER
+from chora_mp.sizing import optimal_workers
+from chora_mp.state import run_name, store_bundle, without_output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from chora_mp.planning import Surveyed
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What became of a job's outputs since they were written: paths relative to the output folder, sorted.
+
+    `checked`: how many were read. `missing`: no longer there. `edited`: their bytes are others. `unknown`: files that
+    the ledger knows nothing of.
+    """
+
+    job: str
+    checked: int
+    missing: tuple[str, ...]
+    edited: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether all is as it was written, and nothing else is there."""
+        return not (self.missing or self.edited or self.unknown)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The verification as `verify --json` prints it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a job's ledger tells.
+
+    `runs`: the last ones, the latest first, each a mapping of the columns of `runs`; `rendered` and `failed` count the
+    outputs as they stand, `failures` lists those that failed last.
+    """
+
+    job: str
+    folder: str
+    rendered: int
+    failed: int
+    runs: tuple[dict[str, Any], ...] = ()
+    failures: tuple[ItemResult, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The status as `status --json` prints it."""
+        return {
+            "job": self.job,
+            "folder": self.folder,
+            "rendered": self.rendered,
+            "failed": self.failed,
+            "runs": list(self.runs),
+            "failures": [failure.as_dict() for failure in self.failures],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What is wrong with a job, each a line `file:line: what is wrong`; `records`: how many were looked at."""
+
+    job: str
+    records: int
+    findings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The check as `check --json` prints it."""
+        return asdict(self)
+
+
+def verify(job: Job) -> Verification:
+    """Read every output of `job` and compare it with what the ledger says was written.
+
+    Raises `LedgerError` where there is no ledger, or it is damaged or another job's.
+    """
+    with _ledger(job) as ledger:
+        missing, edited, known = [], [], set()
+        folder = Folder(_root(job))
+        for output in ledger.outputs():
+            known.add(output.path)
+            doubt = folder.doubt(output)
+            if doubt.missing:
+                missing.append(output.path)
+            elif doubt.edited:
+                edited.append(output.path)
+        folder.close()
+    unknown = unknown_files(_root(job), known)
+    return Verification(job.name, len(known), *(tuple(sorted(paths)) for paths in (missing, edited, unknown)))
+
+
+def status(job: Job, *, runs: int = 10) -> Status:
+    """What the ledger of `job` tells: its last runs, and what failed. Raises `LedgerError` as `verify`."""
+    with _ledger(job) as ledger, ledger.told():
+        cursor = ledger.db.execute("SELECT * FROM runs ORDER BY id DESC LIMIT ?", (runs,))
+        names = [column[0] for column in cursor.description]
+        found = tuple(_readable(dict(zip(names, row, strict=True))) for row in cursor)
+        counts = dict(ledger.db.execute("SELECT status, count(*) FROM outputs GROUP BY status"))
+        failures = tuple(_failures(ledger))
+        keyless = sum(failure.unkeyed for failure in failures)
+    return Status(
+        job.name, shown(_root(job)), counts.get("rendered", 0), counts.get("failed", 0) + keyless, found, failures
+    )
+
+
+def check_file(path: str | os.PathLike[str]) -> Check:
+    """Check the job in the file at `path`; what is wrong with the file itself is a finding, too. Raises as `check`."""
+    try:
+        job = Job.load(path, require=("source", "output"))
+    except JobError as error:
+        if not os.path.isfile(path):
+            raise
+        return Check(Path(path).stem, 0, error.problems)
+    return check(job)
+
+
+def check(job: Job) -> Check:
+    """Look at templates, plug-ins and every record of `job` without rendering any.
+
+    Raises `SourceError` where the records cannot be read as a whole, `OutputError`, `WorkerError`; the rest is found.
+    """
+    if job.source is None:
+        raise JobError([f"{job.where('source')}: missing; there is nothing to check"])
+    try:
+        bundle = take_bundle(job)
+        with without_output(run_name()) as state:
+            store_bundle(state, bundle)
+            orders = Orders(state.bundle, None, state.scratch, state.temporary)
+            workers = optimal_workers(limits=job.limits).workers if job.workers == "auto" else job.workers
+            lane = ProcessLane(orders, workers) if workers else InlineLane(orders)
+            with Crew(lane) as crew:
+                planner = Planner(job, bundle, crew, state.scratch, None, Wishes(faults=True))
+                return Check(job.name, *_findings(job, planner.survey()))
+    except JobError as error:
+        return Check(job.name, 0, tuple(error.problems))
+
+
+def _findings(job: Job, found: Surveyed) -> tuple[int, tuple[str, ...]]:
+    """How many records were looked at, and all that is wrong, a line each."""
+    assert job.source is not None  # noqa: S101  (asked for above)
+    lines = list(found.problems)
+    if found.records:
+        for place, name in found.wanted:
+            if name not in found.names:
+                near = _near(name, found.names)
+                lines.append(f"{place}: {name!r} is in no record, constant or plug-in{near}")
+    lines += found.clashes
+    name = job.source.name
+    lines += [f"{name}:{line}: {message}" if line else f"{name}: {message}" for line, message in found.faults]
+    if not found.records:
+        lines.append(f"{name}: holds no record")
+    return found.records, tuple(lines)
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _readable(run: dict[str, Any]) -> dict[str, Any]:
+    return {**run, **{name: json.loads(run[name]) for name in ("sizing", "options") if run[name]}}
+
+
+def _failures(ledger: Ledger) -> Iterator[ItemResult]:
+    sql = "SELECT seq, key, path, file, line, attempts, error FROM failures ORDER BY seq"
+    for seq, key, path, file, line, attempts, error in ledger.db.execute(sql):
+        told = json.loads(error)
+        failure = Failure(**{**told, "chain": tuple(told["chain"])}) if told else None
+        place = None if file is None else Place(file, line)
+        yield ItemResult(key, path, seq, "failed", attempts=attempts, error=failure, source=place)
+
+
+def _root(job: Job) -> str:
+    if job.output is None:
+        raise JobError([f"{job.where('output.path')}: missing; a job that writes nothing has no ledger"])
+    return str(job.output.dir)
+
+
+def _ledger(job: Job) -> Ledger:
+    """The ledger of a job, to be read only."""
+    state = os.path.join(_root(job), STATE_FOLDER)
+    if not os.path.exists(os.path.join(state, NAME)):
+        raise LedgerError(f"{shown(_root(job))}: holds no ledger; nothing was rendered here yet")
+    ledger = Ledger(state, read_only=True)
+    try:
+        job_identity(ledger, job)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
