@@ -14,7 +14,7 @@ from chora_mp.bundle import shown, take_bundle
 from chora_mp.comparison import UP_TO_DATE
 from chora_mp.crew import Crew
 from chora_mp.dispatch import Dispatch
-from chora_mp.errors import Interrupted, JobError
+from chora_mp.errors import Interrupted, JobError, OutputError
 from chora_mp.events import Noticed, ReadingStarted, RenderingEnded, RenderingStarted, SpanCompleted
 from chora_mp.findings import load_rows
 from chora_mp.lanes import InlineLane, ProcessLane
@@ -214,9 +214,9 @@ class _Run:
             plan = self._plan = self._planned(bundle, crew, state)
             ledger = self._opened(state)
             if ledger is None:
-                yield from self._render(crew, plan)
+                yield from self._render(state, crew, plan)
             else:
-                yield from self._render_into(ledger, crew, plan)
+                yield from self._render_into(ledger, state, crew, plan)
         self._tell(RenderingEnded(self.result()))
 
     def plan_only(self) -> Plan:
@@ -267,7 +267,7 @@ class _Run:
             contextlib.ExitStack() as stack,
         ):
             if state.folder is not None and os.path.exists(os.path.join(state.folder, ledgers.NAME)):
-                self._ledger = stack.enter_context(Ledger(state.folder))
+                self._ledger = stack.enter_context(Ledger(state.folder, replace=not self._wishes.explain))
                 self._own(self._ledger)
             store_bundle(state, bundle)
             yield bundle, state
@@ -298,7 +298,8 @@ class _Run:
             return Plan(StreamSpans(self._records), len(self._records) if isinstance(self._records, Sized) else None)
         assert self._job.source is not None  # noqa: S101  (the constructor raised otherwise)
         self._tell(ReadingStarted(self._job.name, self._job.source.name))
-        return Planner(self._job, bundle, crew, state.scratch, self._ledger, self._wishes).plan()
+        with _own_files(state):
+            return Planner(self._job, bundle, crew, state.scratch, self._ledger, self._wishes).plan()
 
     def _opened(self, state: State) -> Ledger | None:
         """The ledger, made now if it is the first run here; none where nothing is written."""
@@ -308,7 +309,7 @@ class _Run:
 
     # -- rendering
 
-    def _render_into(self, ledger: Ledger, crew: Crew, plan: Plan) -> Iterator[tuple[ItemResult, ...]]:
+    def _render_into(self, ledger: Ledger, state: State, crew: Crew, plan: Plan) -> Iterator[tuple[ItemResult, ...]]:
         """Render, and take down what becomes of it."""
         ended = False
         with ledger:
@@ -318,7 +319,7 @@ class _Run:
             try:
                 if self._details and plan.unchanged and plan.layout is not None:
                     yield from _unchanged(ledger, plan.layout)
-                yield from self._render(crew, plan)
+                yield from self._render(state, crew, plan)
                 ended = True
             finally:
                 self._conclude(ledger, plan, ended=ended)
@@ -334,6 +335,8 @@ class _Run:
             ledger.keep_source(shard, plan.known, plan.layout.rows, ended=ended, all_done=all_done)
         if self._records is not None:
             ledger.drop_doubles()
+        if ended and not self._failed:
+            ledger.drop(plan.superseded)
         if ended and self._wishes.prune:
             self._prune(ledger, plan)
         selection = self._wishes.selection
@@ -341,7 +344,7 @@ class _Run:
         ledger.end(self.result())
         ledger.seal()
 
-    def _render(self, crew: Crew, plan: Plan) -> Iterator[tuple[ItemResult, ...]]:
+    def _render(self, state: State, crew: Crew, plan: Plan) -> Iterator[tuple[ItemResult, ...]]:
         self._tell(RenderingStarted(self._job.name, plan.total, self._sizing))
         if plan.unchanged:
             self._tell(SpanCompleted(self.done, 0, self.total, 0))
@@ -352,7 +355,7 @@ class _Run:
                 dispatch.stop(min(_GRACE_SECONDS, self._job.limits.timeout or _GRACE_SECONDS))
             if answer is None:
                 continue
-            self._record(*answer)
+            self._record(state, *answer)
             items = self._count(answer[1])
             if self._failed and self._job.policy == "fail-fast":
                 dispatch.stop()
@@ -363,12 +366,13 @@ class _Run:
                 "interrupted; what is written is whole, run the same command again to go on", self.result()
             )
 
-    def _record(self, span: Span, outcome: Outcome) -> None:
+    def _record(self, state: State, span: Span, outcome: Outcome) -> None:
         """Take down what became of a span."""
         ledger, plan = self._ledger, self._plan
         if ledger is None or plan is None:
             return
-        rows = load_rows(outcome.rows) if outcome.rows else []
+        with _own_files(state):
+            rows = load_rows(outcome.rows) if outcome.rows else []
         failures = [item for item in outcome.items if item.error]
         if plan.layout is not None:
             ledger.record(plan.layout.placed(rows), ((_place(item, plan.layout.at), item) for item in failures))
@@ -398,7 +402,7 @@ class _Run:
             "timeout": job.limits.timeout,
             "policy": job.policy,
         }
-        return {name: value for name, value in options.items() if value not in (None, False)}
+        return {name: value for name, value in options.items() if value is not None and value is not False}
 
     def _count(self, outcome: Outcome) -> tuple[ItemResult, ...]:
         self._successful += outcome.rendered
@@ -415,6 +419,15 @@ class _Run:
     def _tell(self, event: Event) -> None:
         for observer in self._observers:
             observer(event)
+
+
+@contextlib.contextmanager
+def _own_files(state: State) -> Iterator[None]:
+    """Turn what befalls the run's own files, on a full disk for one, into an error that names them."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{shown(error.filename or state.scratch)}: {error.strerror or error}") from None
 
 
 def _place(item: ItemResult, at: Callable[[int], int]) -> int | None:

@@ -39,10 +39,11 @@ class Plugin:
 class Bundle:
     """What a worker needs to render any record of a job.
 
-    `templates` maps a template's name to its path, as messages show it, and its bytes. `labels` says how messages name
-    the job's keys (`output.path` → `job.yaml:12: output.path`). `parts` maps whatever else decides what a document says
-    to its digest or version, under the name that a person would give it. `setting` is the digest of the parts and of
-    the expressions for key, path and template, `digest` that of it all: BLAKE2b-128 in hexadecimal.
+    `templates` maps a template's name to its path, as messages show it, and its bytes. `imported`: the files of local
+    modules that plug-ins import. `labels` says how messages name the job's keys (`output.path` →
+    `job.yaml:12: output.path`). `parts` maps whatever else decides what a document says to its digest or version, under
+    the name that a person would give it. `setting` is the digest of the parts and of the expressions for key, path and
+    template, `digest` that of it all: BLAKE2b-128 in hexadecimal.
     """
 
     template: str
@@ -53,6 +54,7 @@ class Bundle:
     templates: Mapping[str, tuple[str, bytes]] = field(repr=False)
     context: Mapping[str, Any] = field(repr=False)
     plugins: tuple[Plugin, ...]
+    imported: tuple[str, ...]
     labels: Mapping[str, str]
     parts: Mapping[str, str] = field(repr=False)
     setting: str
@@ -73,7 +75,8 @@ def take_bundle(job: Job) -> Bundle:
     output = job.output.path if job.output else None
     labels = {key: job.where(key) for key in ("template", "key", "output.path", "plugins", "jinja.extensions")}
     try:
-        parts = dict(_parts(job, plugins))
+        imported = _imported(job, plugins)
+        parts = dict(_parts(job, plugins, imported))
         setting = digest_of(parts, job.template, output, job.key)
     except JobError:
         raise
@@ -89,6 +92,7 @@ def take_bundle(job: Job) -> Bundle:
         templates,
         dict(job.context),
         plugins,
+        tuple(imported),
         labels,
         parts,
         setting,
@@ -103,7 +107,7 @@ def version(package: str) -> str:
     return metadata.version(package)
 
 
-def _parts(job: Job, plugins: tuple[Plugin, ...]) -> Iterator[tuple[str, str]]:
+def _parts(job: Job, plugins: tuple[Plugin, ...], imported: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
     """Whatever decides what documents say, but for templates and records: its name, and its digest or version."""
     yield "chora-mp", __version__
     yield "Jinja2", version("jinja2")
@@ -114,7 +118,7 @@ def _parts(job: Job, plugins: tuple[Plugin, ...]) -> Iterator[tuple[str, str]]:
     for plugin in plugins:
         name = os.path.relpath(plugin.path, job.folder) if plugin.path else plugin.name
         yield f"plug-in {name}", digest_of(plugin.source)
-    for path, source in _imported(job, plugins).items():
+    for path, source in imported.items():
         yield f"module {os.path.relpath(path, job.folder)}", digest_of(source)
     for depend in job.depends:
         yield f"depends {os.path.relpath(depend, job.folder)}", digest_of(_read(job, "depends", depend))

@@ -13,9 +13,8 @@ from chora_mp.findings import NEVER_KNOWN, Claims
 from chora_mp.sources.chunks import MOST_RECORDS, Chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from chora_mp.findings import RecordFound
     from chora_mp.ledger import ChunkRow, Ledger
     from chora_mp.selection import Selection
 
@@ -35,6 +34,9 @@ REASONS = {
 
 TO_RENDER = bytes(NEW <= code <= UNKEYED for code in range(256))
 """Translates what is said of the records into `picks`."""
+
+FreshRow = tuple[int, str, str, bytes, int | None]
+"""A fresh record: its number, key, path, digest, and the number of the closure that it is rendered with."""
 
 _SHARE = 2**20  # claims looked at together: some 100 MB
 _HERE = f"at BETWEEN number * {MOST_RECORDS} AND number * {MOST_RECORDS} + {MOST_RECORDS - 1}"
@@ -88,42 +90,65 @@ class Comparison:
 
     def __init__(self, ledger: Ledger, layout: Layout, watched: Iterable[int] = ()) -> None:
         """`watched`: places whose rows will be asked for by where they were."""
+        self._ledger = ledger
         self._db = ledger.db
         self._layout = layout
         self._watched = {at: at for at in watched}
 
-    def match(self, fresh: Iterable[RecordFound]) -> None:
-        """Note of every fresh record whether it is new, changed or as it was; its row, if any, moves to its place."""
+    def match(self, fresh: Iterable[FreshRow], current: Collection[int]) -> None:
+        """Note of every fresh record whether it is new, changed or as it was; its row, if any, moves to its place.
+
+        `current`: the numbers of the closures of today.
+        """
         db, layout = self._db, self._layout
         for name in ("fresh", "matches", "released", "known"):
             db.execute(f"DROP TABLE IF EXISTS temp.{name}")
-        db.execute("CREATE TEMP TABLE fresh (seq INTEGER PRIMARY KEY, key TEXT, path TEXT, input BLOB)")
-        db.execute("CREATE TEMP TABLE matches (seq INTEGER PRIMARY KEY, old INTEGER, same INTEGER)")
+        db.execute(
+            "CREATE TEMP TABLE fresh (seq INTEGER PRIMARY KEY, key TEXT, path TEXT, input BLOB, closure INTEGER)"
+        )
+        db.execute("CREATE TEMP TABLE matches (seq INTEGER PRIMARY KEY, old INTEGER, same INTEGER, closed INTEGER)")
         db.execute("CREATE TEMP TABLE known (number INTEGER PRIMARY KEY)")
         db.execute("CREATE TEMP TABLE released (number INTEGER PRIMARY KEY)")
-        db.executemany("INSERT INTO temp.fresh VALUES (?, ?, ?, ?)", fresh)
+        db.executemany("INSERT INTO temp.fresh VALUES (?, ?, ?, ?, ?)", fresh)
         db.execute("CREATE INDEX temp.fresh_key ON fresh (key, path)")
         db.executemany("INSERT INTO temp.known VALUES (?)", ((number,) for number in layout.known))
-        db.executemany("INSERT INTO temp.released VALUES (?)", ((number,) for number in self._released()))
+        db.executemany(
+            "INSERT INTO temp.released VALUES (?)",
+            ((one,) for one in self._ledger.numbers() if one not in layout.known),
+        )
         # Of rows for one key and path, which only a killed run over an iterable leaves, the last is the truest.
         db.execute(
-            "INSERT OR REPLACE INTO temp.matches SELECT fresh.seq, outputs.at, outputs.input IS fresh.input "
-            f"FROM temp.released CROSS JOIN outputs ON {_HERE} CROSS JOIN temp.fresh USING (key, path) "
+            "INSERT OR REPLACE INTO temp.matches SELECT fresh.seq, outputs.at, outputs.input IS fresh.input, "
+            f"outputs.closure IS fresh.closure OR outputs.closure NOT IN ({_listed(current)}) "
+            f"FROM temp.released CROSS JOIN outputs ON {_HERE} CROSS JOIN temp.fresh "
+            # What was never written has no path to speak of, only what it was meant to be, cut short if too long.
+            "ON fresh.key = outputs.key AND (fresh.path = outputs.path OR outputs.digest IS NULL) "
             "ORDER BY outputs.at"
         )
-        # A row without the digest of a record is one whose record has changed, until the item is rendered.
-        db.executemany("UPDATE outputs SET at = ?, input = CASE WHEN ? THEN input END WHERE at = ?", self._moves())
+        # Until the item is rendered, a row without the digest of a record is one whose record has changed, and a row
+        # without a closure one whose record takes another template, though the old one's closure is as it was.
+        db.executemany(
+            "UPDATE outputs SET at = ?, input = CASE WHEN ? THEN input END, closure = CASE WHEN ? THEN closure END, "
+            "path = CASE WHEN digest IS NULL THEN (SELECT path FROM temp.fresh WHERE seq = ?) ELSE path END "
+            "WHERE at = ?",
+            self._moves(),
+        )
+        # A chunk that lost rows is whole no more, in whichever shard it is.
+        lost = f"SELECT DISTINCT old / {MOST_RECORDS} FROM temp.matches"
+        shards = f"SELECT shard FROM chunks WHERE number IN ({lost})"
+        db.execute(f"UPDATE sources SET content = NULL WHERE shard IN ({shards})")
+        db.execute(f"DELETE FROM chunks WHERE number IN ({lost})")
 
-    def _moves(self) -> Iterator[tuple[int, int, int]]:
-        """Where matched rows go, whether their records are the same, and where they were; notes what is to be done."""
+    def _moves(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """Where matched rows go, whether record and template are as before, where they were; notes what to do."""
         codes = self._layout.codes
-        for seq, old, same in self._db.execute("SELECT seq, old, same FROM temp.matches"):
+        for seq, old, same, closed in self._db.execute("SELECT seq, old, same, closed FROM temp.matches"):
             if codes[seq] == NEW:
                 codes[seq] = UP_TO_DATE if same else CHANGED
             now = self._layout.at(seq)
             if old in self._watched:
                 self._watched[old] = now
-            yield now, same, old
+            yield now, same, closed, seq, old
 
     def forget_gone(self) -> None:
         """Forget items that never came to be and whose record is gone; what failed and is gone fails no more."""
@@ -186,9 +211,8 @@ class Comparison:
     def judge(self, current: Iterable[int]) -> None:
         """Find the items that failed last time, or were made from another record or closures that are not `current`."""
         codes = self._layout.codes
-        marks = ", ".join(map(str, current)) or "NULL"
         code = f"CASE WHEN error IS NOT NULL THEN {FAILED} WHEN input IS NULL THEN {CHANGED} ELSE {CLOSURE} END"
-        where = f"error IS NOT NULL OR input IS NULL OR closure IS NULL OR closure NOT IN ({marks})"
+        where = f"error IS NOT NULL OR input IS NULL OR closure IS NULL OR closure NOT IN ({_listed(current)})"
         for at, found in self._db.execute(f"SELECT at, {code} FROM outputs WHERE {where}"):
             seq = self._layout.seq(at)
             if seq is not None and codes[seq] in (UP_TO_DATE, CHANGED):
@@ -211,14 +235,10 @@ class Comparison:
         assert seq is not None  # noqa: S101  (only places in known chunks are asked for)
         return seq
 
-    def _released(self) -> list[int]:
-        """The numbers of all chunks that have rows and are not known: their records are elsewhere now, or gone."""
-        sql = (
-            f"WITH RECURSIVE present (number) AS (SELECT min(at) / {MOST_RECORDS} FROM outputs UNION ALL "
-            f"SELECT (SELECT min(at) / {MOST_RECORDS} FROM outputs WHERE at >= (number + 1) * {MOST_RECORDS}) "
-            "FROM present WHERE number IS NOT NULL) SELECT number FROM present WHERE number IS NOT NULL"
-        )
-        return [number for (number,) in self._db.execute(sql) if number not in self._layout.known]
+
+def _listed(numbers: Iterable[int]) -> str:
+    """Numbers as SQL lists them."""
+    return ", ".join(map(str, numbers)) or "NULL"
 
 
 def _folders(path: str) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import functools
 import marshal
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,8 @@ _DICT_NAMES = frozenset(dir(dict))
 
 # Jinja2's own list for `select_autoescape`, and two more dialects of XML that browsers run scripts from.
 _ESCAPED = ("html", "htm", "xml", "xhtml", "svg")
+
+_PLAIN = {str, bytes, int, float, bool, datetime.date, datetime.datetime, datetime.time, decimal.Decimal}
 
 UNDEFINED: dict[str, type[jinja2.Undefined]] = {
     "strict": jinja2.StrictUndefined,
@@ -233,7 +237,7 @@ class Expression:
     an ordinary template. `constant` is the text of an expression that looks nothing up.
     """
 
-    __slots__ = ("_document", "_environment", "_parts", "constant", "fill", "pure")
+    __slots__ = ("_document", "_environment", "_parts", "constant", "fill")
 
     def __init__(self, environment: DocumentEnvironment, source: str) -> None:
         """Compile `source`. Raises `jinja2.TemplateSyntaxError`."""
@@ -241,11 +245,20 @@ class Expression:
         self._document = Document(environment.from_string(source))
         self._parts = _simple_parts(environment.parse(source))
         self.fill = _filler(self._parts)
-        # Whether evaluating it twice gives the same: more than look-ups and text may count, draw lots or ask the clock.
-        self.pure = self._parts is not None
         self.constant: str | None = None
         if self._parts is not None and all(isinstance(part, str) for part in self._parts):
             self.constant = "".join(part for part in self._parts if isinstance(part, str))
+
+    def is_pure(self, others: Mapping[str, Any]) -> bool:
+        """Whether evaluating it twice gives the same, as far as that can be told.
+
+        Filters and functions may count, draw lots or ask the clock, and so may objects among `others`, the names that
+        do not come from the record.
+        """
+        if self._parts is None:
+            return False
+        names = (part[0] for part in self._parts if not isinstance(part, str))
+        return all(_is_plain(others.get(name)) for name in names)
 
     def of_record(self, record: dict[str, Any], others: dict[str, Any]) -> str:
         """The expression's text for a record's names over `others`: soonest where it needs only texts of the record."""
@@ -279,6 +292,15 @@ class Expression:
         for name in names[1:]:
             value = self._environment.getattr(value, name)
         return value
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is data all the way down."""
+    if isinstance(value, dict):
+        return type(value) is dict and all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in _PLAIN
 
 
 def _simple_parts(tree: nodes.Template) -> list[str | tuple[str, ...]] | None:

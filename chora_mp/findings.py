@@ -21,8 +21,8 @@ NEVER_KNOWN = -1
 ChunkFound = tuple[bytes, int, int, int, int, int | None]
 """Digest, byte offset, line, records, how many of them have a key within the shard; its number where it is known."""
 
-RecordFound = tuple[int, str, str, bytes]
-"""Number, key, path (empty: it has none) and digest of a fresh record."""
+RecordFound = tuple[int, str, str, bytes, str]
+"""Number, key, path (empty: it has none), digest and template (empty: it chooses none) of a fresh record."""
 
 FaultFound = tuple[int, int | None, str]
 """Number and line of a record, and what is wrong with it."""

@@ -66,6 +66,19 @@ _STEPS = (
 """What makes a ledger of each version one of the next; all of them together make a new one."""
 
 VERSION = len(_STEPS)
+_TEXTS = {
+    "outputs": "key, path, error",
+    "failures": "key, path, file, error",
+    "closures": "template, parts",
+    "sources": "*",
+    "job": "*",
+    "runs": "name, job, started, ended, sizing, options",
+}
+_JSON = {"failures": "error", "closures": "parts", "sources": "closures", "runs": "sizing, options"}
+_MAGIC = b"SQLite format 3\0"
+_MOST_PLACES = 2**62
+_READER_MS = 200  # what a reader may hold up the end of a run
+_A_FEW_PAGES = 2**16  # bytes
 _SANE_VERSION = 1000  # a version beyond is a slip of a bit, not the future
 
 
@@ -112,10 +125,11 @@ class Ledger:
     that a damaged one was renamed to.
     """
 
-    def __init__(self, folder: str | None, *, read_only: bool = False) -> None:
+    def __init__(self, folder: str | None, *, read_only: bool = False, replace: bool = True) -> None:
         """Open or make the ledger in the state folder `folder`; None: one in memory, which forgets.
 
-        To read only, it may be that of a run that is under way; it is neither made nor set aside then.
+        To read only, it may be that of a run that is under way; it is neither made nor set aside then. Without
+        `replace` a damaged one stays where it is, and one in memory takes its part.
         """
         self._folder = folder
         self.path = os.path.join(folder, NAME) if folder else ":memory:"
@@ -132,7 +146,10 @@ class Ledger:
                 if read_only:
                     raise LedgerError(f"{shown(self.path)}: is damaged; the next run sets it aside") from None
                 self.trusted = False
-                self.set_aside = _set_aside(self.path)
+                if replace:
+                    self.set_aside = _set_aside(self.path)
+                else:
+                    self.path = ":memory:"
                 self.db = _opened(self.path, check=False)
 
     def __enter__(self) -> Self:
@@ -190,9 +207,10 @@ class Ledger:
     def seal(self) -> None:
         """Close the ledger and note its digest, so that the next run may trust every byte of it."""
         with self._told():
-            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.db.execute(f"PRAGMA busy_timeout = {_READER_MS}")
+            (held_up, *_) = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self.db.close()
-            if self._folder:
+            if self._folder and not held_up:  # somebody reads: part of it is in the log still
                 _write_whole(os.path.join(self._folder, _SEAL), file_digest(self.path) + "\n")
 
     # -- the source
@@ -209,6 +227,16 @@ class Ledger:
         with self._told():
             sql = "SELECT number, digest, offset, line, records, keyed FROM chunks WHERE shard = ? ORDER BY place"
             return [ChunkRow(*row) for row in self.db.execute(sql, (shard,))]
+
+    def numbers(self) -> list[int]:
+        """The numbers of all chunks that have rows; found from one to the next, without looking at the rows between."""
+        sql = (
+            f"WITH RECURSIVE present (number) AS (SELECT min(at) / {MOST_RECORDS} FROM outputs UNION ALL "
+            f"SELECT (SELECT min(at) / {MOST_RECORDS} FROM outputs WHERE at >= (number + 1) * {MOST_RECORDS}) "
+            "FROM present WHERE number IS NOT NULL) SELECT number FROM present WHERE number IS NOT NULL"
+        )
+        with self._told():
+            return [number for (number,) in self.db.execute(sql)]
 
     def is_empty(self) -> bool:
         """Whether it knows of no item."""
@@ -302,7 +330,8 @@ class Ledger:
             self.db.execute(
                 "INSERT INTO outputs (at, key, path, duration, attempts, run, error) VALUES (?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (at) DO UPDATE SET duration = excluded.duration, attempts = excluded.attempts, "
-                "run = excluded.run, error = excluded.error",
+                "run = excluded.run, error = excluded.error, "
+                "path = CASE WHEN digest IS NULL THEN excluded.path ELSE path END",
                 (at, item.key, item.path, item.duration_s, item.attempts, self.run, error),
             )
 
@@ -354,7 +383,7 @@ class Ledger:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            raise LedgerError(f"{shown(self.path)}: {_reason(error)}") from None
+            raise LedgerError(f"{shown(self.path)}: {_reason(error, self._folder)}") from None
 
 
 def job_identity(ledger: Ledger, job: Job) -> str | None:
@@ -385,6 +414,7 @@ class _DamagedError(Exception):
 
 def _opened(path: str, *, check: bool) -> sqlite3.Connection:
     """A connection to a ledger of today's version. Raises `_DamagedError`, `LedgerError`, `sqlite3.Error`."""
+    _refuse_other_files(path)
     db = sqlite3.connect(path, isolation_level=None, timeout=10)
     try:
         if check and not _is_sound(db):
@@ -408,6 +438,7 @@ def _opened(path: str, *, check: bool) -> sqlite3.Connection:
 
 def _looked_into(path: str) -> sqlite3.Connection:
     """A connection that changes nothing. Raises as `_opened`."""
+    _refuse_other_files(path)
     db = sqlite3.connect(path, isolation_level=None, timeout=10)
     try:
         db.execute("PRAGMA query_only = ON")
@@ -438,13 +469,86 @@ def _newer(path: str, version: int) -> str:
     )
 
 
+def _refuse_other_files(path: str) -> None:
+    """Raise `_DamagedError` for a file that is none of SQLite's, which takes short ones for new."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return
+    if start and start != _MAGIC:
+        raise _DamagedError
+
+
 def _is_sound(db: sqlite3.Connection) -> bool:
-    """Whether every page of the file is where it should be, and the file is a ledger or new."""
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application != APPLICATION_ID and tables:
+    """Whether every page of the file is where it should be, and all in it is of the kind that it should be."""
+    try:
+        return _is_whole(db) and _has_sound_rows(db)
+    except UnicodeDecodeError:  # a column's name that is no UTF-8
         return False
-    return db.execute("PRAGMA integrity_check(1)").fetchall() == [("ok",)]
+    except sqlite3.OperationalError as error:
+        if "decode" in str(error):  # a value that is none
+            return False
+        raise
+
+
+def _is_whole(db: sqlite3.Connection) -> bool:
+    """Whether SQLite finds nothing wrong, and the tables are those of a ledger."""
+    if db.execute("PRAGMA integrity_check(1)").fetchall() != [("ok",)]:
+        return False
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    tables = db.execute(_TABLES).fetchall()
+    if not tables and version == 0:
+        return True
+    if application != APPLICATION_ID or not 0 < version <= _SANE_VERSION:
+        return False
+    return bool(version > VERSION or tables == _tables_of(version))
+
+
+_TABLES = "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+
+
+def _tables_of(version: int) -> list[tuple[str, str, str]]:
+    """The tables of a ledger of so old a version."""
+    db = sqlite3.connect(":memory:")
+    for step in _STEPS[:version]:
+        db.executescript(step)
+    tables = db.execute(_TABLES).fetchall()
+    db.close()
+    return tables
+
+
+def _has_sound_rows(db: sqlite3.Connection) -> bool:
+    """Whether values are such as a run has written: a slip of a bit, or a person, can make anything of them."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version != VERSION:  # nothing in it yet, or nothing that could be told
+        return True
+    odd = db.execute(
+        "SELECT 1 FROM outputs WHERE typeof(key) <> 'text' OR typeof(path) <> 'text' OR instr(path, char(0)) "
+        f"OR at < 0 OR at >= {_MOST_PLACES} OR typeof(input) NOT IN ('blob', 'null') "
+        "OR typeof(digest) NOT IN ('blob', 'null') OR typeof(closure) NOT IN ('integer', 'null') "
+        "UNION ALL SELECT 1 FROM closures WHERE typeof(number) <> 'integer' "
+        "UNION ALL SELECT 1 FROM chunks WHERE typeof(digest) <> 'blob' OR number < 0 "
+        f"OR number >= {_MOST_PLACES // MOST_RECORDS} "
+        "OR typeof(records) <> 'integer' OR typeof(offset) <> 'integer' OR typeof(line) <> 'integer' LIMIT 1"
+    ).fetchone()
+    for table, columns in _TEXTS.items():
+        for row in db.execute(f"SELECT {columns} FROM {table}"):  # what is no UTF-8 cannot even be read
+            if not all(value is None or isinstance(value, str) for value in row):
+                return False
+    for table, columns in _JSON.items():
+        for row in db.execute(f"SELECT {columns} FROM {table}"):
+            if not all(value is None or _is_json(value) for value in row):
+                return False
+    return odd is None
+
+
+def _is_json(value: object) -> bool:
+    try:
+        return isinstance(value, str) and isinstance(json.loads(value), (dict, list, type(None)))
+    except ValueError:
+        return False
 
 
 def _bring_up_to_date(db: sqlite3.Connection, path: str) -> None:
@@ -481,6 +585,9 @@ def _is_sealed(folder: str) -> bool:
     try:
         with open(os.path.join(folder, _SEAL), encoding="ascii") as file:
             expected = file.read().strip()
+        log = os.path.join(folder, NAME + "-wal")
+        if os.path.exists(log) and os.path.getsize(log):  # what somebody else has changed, and not yet in the file
+            return False
         return expected == file_digest(os.path.join(folder, NAME))
     except (OSError, ValueError):
         return False
@@ -502,11 +609,21 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _reason(error: sqlite3.Error | OSError) -> str:
+def _is_full(folder: str | None) -> bool:
+    """Whether there is no room for a few pages more."""
+    if folder is None:
+        return False
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize < _A_FEW_PAGES
+
+
+def _reason(error: sqlite3.Error | OSError, folder: str | None) -> str:
     """What went wrong, in the words that a full disk or a lack of rights has everywhere."""
     if isinstance(error, OSError):
         return f"cannot be read or written: {error.strerror}"
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    # A full disk that SQLite meets at one of its helper files it calls an I/O error.
+    if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and _is_full(folder)):
         return f"cannot be written: {os.strerror(errno.ENOSPC)}"
     if isinstance(error, sqlite3.DatabaseError) and _is_damage(error):
         return f"is damaged ({error}); the next run sets it aside and checks every output anew"

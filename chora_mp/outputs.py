@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chora_mp.ledger import Output
 from chora_mp.looks import changed_in_two
@@ -15,7 +15,8 @@ from chora_mp.sinks import STATE_FOLDER
 from chora_mp.sources.chunks import MOST_RECORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    import sqlite3
+    from collections.abc import Callable, Iterable, Iterator
 
     from chora_mp.ledger import Ledger
 
@@ -79,7 +80,10 @@ class Folder:
         folder = os.path.realpath(os.path.join(self._path, os.path.dirname(output.path)))
         if doubt.edited or os.path.commonpath([folder, self._path]) != self._path:
             return False
-        os.unlink(output.path, dir_fd=self._root)
+        try:
+            os.unlink(output.path, dir_fd=self._root)
+        except OSError:
+            return False
         folder = os.path.dirname(output.path)
         with contextlib.suppress(OSError):
             while folder:
@@ -102,24 +106,43 @@ def output_at(ledger: Ledger, at: int) -> Output | None:
     return Output(*found) if found else None
 
 
-def orphans(ledger: Ledger, live: Iterable[int]) -> list[Output]:
-    """The outputs of chunks that are not `live`, but for those whose place another item's output has taken."""
-    db = ledger.db
+def orphans(
+    ledger: Ledger, live: Iterable[int], mine: Callable[[str], bool] | None = None
+) -> tuple[list[Output], list[int]]:
+    """The outputs that no item makes any more, and the places of rows whose files are other items' by now.
+
+    `live`: the numbers of the source's chunks. `mine`: whether a key is in the shard; what is not, is another run's.
+    A path that some item lays claim to is never an orphan's, whether the item is rendered yet or not.
+    """
     with ledger.told():
-        db.execute("CREATE TEMP TABLE IF NOT EXISTS live (number INTEGER PRIMARY KEY)")
-        db.execute("DELETE FROM temp.live")
-        db.executemany("INSERT INTO temp.live VALUES (?)", ((number,) for number in live))
-        gone = f"at / {MOST_RECORDS} NOT IN (SELECT number FROM temp.live)"
-        found = [Output(*row) for row in db.execute(
-            f"SELECT at, key, path, digest, size, mtime, inode FROM outputs WHERE {gone} AND digest IS NOT NULL"
-        )]  # fmt: skip
-        if not found:
-            return []
-        taken = {path for (path,) in db.execute(
-            f"SELECT path FROM outputs WHERE NOT ({gone}) AND path IN "
-            f"(SELECT path FROM outputs WHERE {gone})"
-        )}  # fmt: skip
-        return [output for output in found if output.path not in taken]
+        gone = [row for row in _gone(ledger, live) if mine is None or mine(row[1])]
+        paths = {path: at for at, _, path, *_ in sorted(gone, key=lambda row: row[-1])}  # of the last run, if several
+        if not paths:
+            return [], []
+        places = {row[0] for row in gone}
+        taken = {
+            path for at, path in ledger.db.execute("SELECT at, path FROM outputs") if path in paths and at not in places
+        }
+        taken |= {path for path in _fresh_paths(ledger.db) if path in paths}
+    found = [Output(*row[:-1]) for row in gone if paths[row[2]] == row[0] and row[2] not in taken]
+    return found, sorted(places - {output.at for output in found})
+
+
+def _gone(ledger: Ledger, live: Iterable[int]) -> Iterator[tuple[Any, ...]]:
+    """The rows of files that were written from records in chunks that are not `live`; at the end the run."""
+    sql = (
+        "SELECT at, key, path, digest, size, mtime, inode, run FROM outputs "
+        f"WHERE at BETWEEN ? AND ? + {MOST_RECORDS - 1} AND digest IS NOT NULL"
+    )
+    for number in {*ledger.numbers()}.difference(live):
+        first = number * MOST_RECORDS
+        yield from ledger.db.execute(sql, (first, first))
+
+
+def _fresh_paths(db: sqlite3.Connection) -> Iterator[str]:
+    """The paths of the records that the comparison has looked at."""
+    if db.execute("SELECT 1 FROM sqlite_temp_schema WHERE name = 'fresh'").fetchone():
+        yield from (path for (path,) in db.execute("SELECT path FROM temp.fresh"))
 
 
 def unknown_files(root: str, known: set[str]) -> Iterator[str]:

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from chora_mp.bundle import Bundle
+    from chora_mp.comparison import FreshRow
     from chora_mp.crew import Crew
     from chora_mp.dispatch import Spans
-    from chora_mp.findings import RecordFound
     from chora_mp.job import Job, Source
     from chora_mp.ledger import Ledger, Output
     from chora_mp.records import Span
 
     Closures = Mapping[str, tuple[int, dict[str, str]]]
 
-_Told = tuple[str, str, int | None]
+_Told = tuple[str, str, int]
 
 _MOST_CLASHES = 20  # a screen; one is enough to go and mend the data
 _CODES = {CHOSEN: comparison.NEW, UNKEYED: comparison.UNKEYED}
@@ -77,7 +77,7 @@ class Plan:
 
     `reasons`: how many items are rendered for which reason. `orphans`: outputs whose record is gone. `known`: what is
     to be kept about the source; `changed`: whether the ledger does not have it yet. `items`: what is to be rendered and
-    why, where that was asked for.
+    why, where that was asked for. `superseded`: places of rows whose files are other items' now.
     """
 
     spans: Spans
@@ -90,6 +90,7 @@ class Plan:
     closures: Closures = field(default_factory=dict)
     changed: bool = True
     items: list[PlannedItem] = field(default_factory=list)
+    superseded: list[int] = field(default_factory=list)
 
     def as_dict(self, job: str) -> dict[str, Any]:
         """The plan of `job` as `render --dry-run --summary` writes it."""
@@ -136,6 +137,7 @@ class Planner:
         self._repeated: list[tuple[int, int]] = []  # first records of chunks that are there twice
         self._templates: set[str] = set()
         self._gone: list[Output] = []
+        self._superseded: list[int] = []
 
     def plan(self) -> Plan:
         """The plan. Raises `SourceError`, `TemplateError`, `OutputError`, `LedgerError`, and `JobError` for clashes."""
@@ -326,10 +328,15 @@ class Planner:
             pair = (min(one, other), max(one, other))
             if pair not in seen and len(problems) < _MOST_CLASHES:
                 seen.add(pair)
-                problems += self._clash(*(self._crew.ask("identify", spans.one(seq)) for seq in pair))
+                problems += self._clash(*(self._told(spans, seq) for seq in pair))
         if problems:
             more = ["there may be more of them"] if len(problems) >= _MOST_CLASHES else []
             raise JobError([*problems, *more])
+
+    def _told(self, spans: FileSpans, seq: int) -> _Told:
+        """Key and path of a record, and its line, or its number where it has none."""
+        key, path, line = self._crew.ask("identify", spans.one(seq))
+        return key, path, line or seq + 1
 
     def _clash(self, one: _Told, other: _Told) -> Iterator[str]:
         """What two records (key, path, line) both lay claim to; nothing where only their hashes were the same."""
@@ -337,11 +344,12 @@ class Planner:
         where, first = f"{self._source.name}:{other_line}", f"{self._source.name}:{line}"
         if key == other_key and self._bundle.key is not None:
             yield f"{where}: key {key!r} is that of the record at {first}, too; keys must be unique"
-        if path and _same_path(path, other_path, folds=self._folds()):
+        mine, theirs = (_folded(path), _folded(other_path)) if self._folds() else (path, other_path)
+        if path and mine == theirs:
             alike = "" if path == other_path else f" ({path!r} there, which this file system takes for the same)"
             what = f"output path {other_path!r} is that of the record at {first}, too{alike}"
             yield f"{where}: {what}; paths must be unique"
-        elif _is_above(path, other_path) or _is_above(other_path, path):
+        elif _is_above(mine, theirs) or _is_above(theirs, mine):
             what = f"output path {other_path!r} and {path!r} of the record at {first}"
             yield f"{where}: {what}: one is a folder of the other"
 
@@ -390,7 +398,7 @@ class Planner:
         with ledger.told(), ledger.transaction(keep=not self._wishes.explain):
             compared = Comparison(ledger, layout, doubtful)
             if scanned and (self._wishes.explain or not ledger.is_empty()):
-                compared.match(self._fresh_rows())
+                compared.match(self._fresh_rows(current), numbers)
                 self._refuse_clashes(compared.clashes(), layout)
                 if self._wishes.selection.shard is None:  # the rows of other shards seem to be gone, too
                     compared.forget_gone()
@@ -400,16 +408,18 @@ class Planner:
             compared.judge(numbers)
             self._look_closer(ledger, layout, [compared.now_at(at) for at in doubtful])
             self._select(layout)
-            self._gone = self._orphans(layout)
+            self._gone = self.orphans(layout)
             return list(self._explained(compared, layout, current)) if self._wishes.explain else []
 
-    def _fresh_rows(self) -> Iterator[RecordFound]:
+    def _fresh_rows(self, current: Closures) -> Iterator[FreshRow]:
         """What the workers have found of fresh records, by their numbers in the source."""
+        numbers = {name: number for name, (number, _) in current.items()}
+        alone = next(iter(numbers.values())) if len(numbers) == 1 and not self._templates else None
         base = 0
         for path in self._pieces:
             found = Findings.load(path)
-            for seq, key, output, digest in found.rows:
-                yield base + seq, key, output, digest
+            for seq, key, output, digest, template in found.rows:
+                yield base + seq, key, output, digest, numbers.get(template, alone)
             base += found.records
 
     def _look_closer(self, ledger: Ledger, layout: Layout, places: list[int]) -> None:
@@ -459,16 +469,18 @@ class Planner:
             # What varies each time is looked at each time.
             None if self._pure is False else content or digest_of([row.digest for row in layout.rows]),
         )
-        return Plan(spans, total, total - picked, reasons, self._gone, layout, known, current, changed, items)
+        return Plan(
+            spans, total, total - picked, reasons, self._gone, layout, known, current, changed, items, self._superseded
+        )
 
-    def _orphans(self, layout: Layout) -> list[Output]:
+    def orphans(self, layout: Layout) -> list[Output]:
         """The outputs whose record is gone, within the shard and what is asked for."""
         if self._ledger is None:
             return []
         selection = self._wishes.selection
-        tests = [test for test in (selection.sharded(), selection.chosen()) if test is not None]
-        found = orphans(self._ledger, layout.chunks.number)
-        return [output for output in found if all(test(output.key) for test in tests)]
+        found, self._superseded = orphans(self._ledger, layout.chunks.number, selection.sharded())
+        chosen = selection.chosen()
+        return [output for output in found if chosen is None or chosen(output.key)]
 
     def _refuse_pruning(self, layout: Layout) -> None:
         """Nothing is removed on the word of a source that does not look sound: a broken export must not wipe a site."""
@@ -501,10 +513,9 @@ class Planner:
             yield PlannedItem(output.key, output.path, None, "record gone")
 
 
-def _same_path(one: str, other: str, *, folds: bool) -> bool:
-    if folds:
-        one, other = (unicodedata.normalize("NFC", path).casefold() for path in (one, other))
-    return one == other
+def _folded(path: str) -> str:
+    """A path as a file system that takes `A` for `a` keeps it apart from others."""
+    return unicodedata.normalize("NFC", path).casefold()
 
 
 def _is_above(folder: str, path: str) -> bool:

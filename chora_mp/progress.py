@@ -153,7 +153,11 @@ def _about_orphans(result: BatchResult) -> Iterator[str]:
     if not result.orphaned:
         return
     what = f"{count(result.orphaned, 'document')} whose record is gone: {_first(result.orphans, result.orphaned)}"
-    yield f"{what}; edited since, and kept" if result.asked_to_prune else f"{what}; --prune removes what was not edited"
+    yield (
+        f"{what}; edited since, or not to be removed, and kept"
+        if result.asked_to_prune
+        else f"{what}; --prune removes what was not edited"
+    )
 
 
 def _first(names: Sequence[str], number: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from hashlib import blake2b
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from chora_mp.findings import CHOSEN, LEFT_OUT, NEVER_KNOWN, UNKEYED, Findings
@@ -114,7 +115,7 @@ class Scan:
                 self._enter(folder, seq)
         if self._orders.rows:
             digests = map(digest, payloads)
-            found.rows.extend(zip(seqs, map(storable, keys), map(storable, paths), digests, strict=True))
+            found.rows.extend(zip(seqs, map(storable, keys), map(storable, paths), digests, repeat(""), strict=False))
         found.records += count
         return count
 
@@ -158,18 +159,19 @@ class Scan:
         if not self._belongs:
             self._found.flags.append(LEFT_OUT)
             return True
+        located = renderer.key is None
         if renderer.key is not None and renderer.path is not None:
             try:
                 path = renderer.path.of_record(record, others)
+                located = True
             except BaseException as error:  # noqa: BLE001  (its item fails when it is rendered, with the reason)
                 self._pass_on(error, "output.path")
         self._claim(key, path)
-        if renderer.template.constant is None:
-            self._choose(record)
-        if self._orders.faults and path:
+        template = self._choose(record) if renderer.template.constant is None else ""
+        if self._orders.faults and located and renderer.path is not None:
             self._test(path)
         if self._orders.rows:
-            self._found.rows.append((self._found.records, storable(key), storable(path), digest(raw)))
+            self._found.rows.append((self._found.records, storable(key), storable(path), digest(raw), template))
         return True
 
     def _claim(self, key: str, path: str) -> None:
@@ -193,12 +195,15 @@ class Scan:
             self._folders[folder] = seq
             folder = folder.rpartition("/")[0]
 
-    def _choose(self, record: dict[str, Any]) -> None:
-        """Note the template that a record is rendered with."""
+    def _choose(self, record: dict[str, Any]) -> str:
+        """Note the template that a record is rendered with; it is empty where none can be chosen."""
         try:
-            self._found.templates.add(self._renderer.template.of_record(record, self._renderer.globals))
+            template = self._renderer.template.of_record(record, self._renderer.globals)
+            self._found.templates.add(template)
+            return template
         except BaseException as error:  # noqa: BLE001  (as above)
             self._pass_on(error, "template")
+            return ""
 
     def _hash(self, path: str) -> int:
         """Equal for paths that the file system takes for one; all workers of a run hash alike."""

@@ -37,9 +37,10 @@ class Slot:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             offset = number * _SIZE
-            if os.fstat(self._file).st_size < offset + _SIZE:
-                # Written, not just made longer: a page that the file system cannot back kills with SIGBUS when touched.
-                os.pwrite(self._file, bytes(_SIZE), offset)
+            # Written, not just made longer: a page that the file system cannot back kills with SIGBUS when touched.
+            # What was written in part is gone on with, to hear why.
+            while (size := os.fstat(self._file).st_size) < offset + _SIZE:
+                os.pwrite(self._file, bytes(offset + _SIZE - size), size)
             self._page = mmap.mmap(self._file, _SIZE, offset=offset)
         finally:
             os.close(self._file)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from chora_mp.bundle import Bundle
 
 _LOCK, _HOLDER, _RUN = "lock", "holder.json", "run-"
+_TRIES = 100
 _HAND_OVER_SECONDS = 0.2  # what a run that is just ending may still hold the lock for
 
 
@@ -68,15 +69,18 @@ def held(output: str, run: str) -> Iterator[State]:
     Raises `OutputError` where the folder cannot be written to, `LedgerError` where another run holds it.
     """
     state = os.path.join(output, STATE_FOLDER)
-    made = [*_missing(output), state]
-    _make(output, made)
+    made: list[str] = []
     try:
-        with locked(output, state):
+        with locked(output, state, made):
             for name in os.listdir(state):
                 if name.startswith(_RUN):
                     _sweep(os.path.join(state, name), name)
             scratch = os.path.join(state, _RUN + run)
-            _make(output, [scratch])
+            try:
+                os.mkdir(scratch)
+            except OSError as error:
+                message = f"{shown(output)}: the output folder cannot be written to: {error.strerror}"
+                raise OutputError(message) from None
             try:
                 yield State(state, scratch, _temporary(run))
             finally:
@@ -86,19 +90,28 @@ def held(output: str, run: str) -> Iterator[State]:
 
 
 @contextlib.contextmanager
-def locked(output: str, state: str) -> Iterator[None]:
-    """One run at a time: the kernel lets go of the lock when its holder dies, however it dies."""
+def locked(output: str, state: str, made: list[str] | None = None) -> Iterator[None]:
+    """One run at a time: the kernel lets go of the lock when its holder dies, however it dies.
+
+    Missing folders are made, again if a run that came to nothing takes them away meanwhile, and noted in `made`.
+    """
     from filelock import FileLock, Timeout  # noqa: PLC0415  (10 ms that a run without an output folder need not spend)
 
-    lock = FileLock(os.path.join(state, _LOCK), timeout=_HAND_OVER_SECONDS, mode=0o666)
+    lock = FileLock(os.path.join(state, _LOCK), timeout=_HAND_OVER_SECONDS)
     try:
-        lock.acquire(poll_interval=0.02)
+        for last in (False,) * _TRIES + (True,):
+            try:
+                _make_folders(state, [] if made is None else made)
+                lock.acquire(poll_interval=0.02)
+                break
+            except FileNotFoundError:
+                if last:
+                    raise
     except Timeout:
-        raise LedgerError(
-            f"{shown(output)}: another run is at work here{_holder(state)}; wait for it, or end it"
-        ) from None
+        held_by = f"another run is at work here{_holder(state)}"
+        raise LedgerError(f"{shown(output)}: {held_by}; wait for it, or end it") from None
     except OSError as error:
-        raise OutputError(f"{shown(output)}: the output folder cannot be locked: {error.strerror}") from None
+        raise OutputError(f"{shown(output)}: the output folder cannot be written to: {error.strerror}") from None
     holder = os.path.join(state, _HOLDER)
     try:
         _write(holder, {"pid": os.getpid(), "started": datetime.now(UTC).isoformat(timespec="seconds")})
@@ -152,18 +165,17 @@ def _temporary(run: str) -> str:
     return f".chora-{run[-6:]}-"
 
 
-def _make(output: str, paths: list[str]) -> None:
-    try:
-        for path in paths:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path)
-    except OSError as error:
-        _remove_empty(paths)
-        raise OutputError(f"{shown(output)}: the output folder cannot be written to: {error.strerror}") from None
+def _make_folders(folder: str, made: list[str]) -> None:
+    """Make what is missing for `folder` to be there, outermost first, and note it."""
+    for path in _missing(folder):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+            if path not in made:
+                made.append(path)
 
 
 def _remove_empty(paths: list[str]) -> None:
-    for path in reversed(paths):
+    for path in sorted(paths, reverse=True):  # the innermost first
         with contextlib.suppress(OSError):
             os.rmdir(path)
 

@@ -79,7 +79,8 @@ class Worker:
             pickle.dump(code, file, 5)
         self._renderer = renderer
         self.close_over([renderer.template.constant] if renderer.template.constant is not None else [])
-        return all(one is None or one.pure for one in (renderer.key, renderer.path, renderer.template))
+        expressions = (renderer.key, renderer.path, renderer.template)
+        return all(one is None or one.is_pure(renderer.globals) for one in expressions)
 
     def scan(self, orders: ScanOrders, start: int, end: int, into: str) -> None:
         """Write to the file `into` what bytes `start` to `end` of a source hold. Raises `SourceError`."""
@@ -234,6 +235,7 @@ class Renderer:
         folders = plugin_folders(bundle.plugins, bundle.folder)
         sys.path[:0] = [folder for folder in folders if folder not in sys.path]
         self._start_environments(problems)
+        _forget_modules(bundle.imported)
         for number, plugin in enumerate(bundle.plugins):
             self._add_plugin(number, plugin, problems)
         self.environment.globals.update(bundle.context)
@@ -618,6 +620,15 @@ def _normal(name: str | None) -> str:
 
 def _cut_short(span: Span, seq: int) -> SourceError:
     return SourceError(f"{span.input.name}: the file ends before record {seq + 1}; run again")
+
+
+def _forget_modules(paths: tuple[str, ...]) -> None:
+    """Have the modules in these files imported anew: a process that renders inline may have them as they were once."""
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if isinstance(path, str) and os.path.abspath(path) in paths and name != "__main__":
+            del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 def _run_plugin(number: int, plugin: Plugin) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chora_mp.records import Input, Span
@@ -119,6 +119,7 @@ def test_a_digest_is_blake2b(data):
 
 
 @given(text=st.text(st.characters(exclude_categories=()), max_size=8))
+@example("a\ud800b\udfff")
 def test_text_for_a_database(text):
     """Any text can be stored; what is no text in a file either is spelled out, all else stays."""
     found = storable(text)
@@ -282,6 +283,15 @@ def test_short_gaps_are_passed_over():
     assert [(0, 199, 100), (200, 199, 100), (400, 199, 100)] == [
         (span.seq, span.count, span.size) for span in iter(lambda: spans.take(100), None)
     ]
+
+
+def test_a_long_gap_ends_a_span():
+    """From so many records on that nobody picked, the ones behind them are a span of their own."""
+    found = []
+    for gap in (MOST_GAP - 1, MOST_GAP):
+        spans = FileSpans(SOURCE, chunks_of(gap + 2), b"\1" + bytes(gap) + b"\1")
+        found.append([(span.seq, span.count, span.size) for span in iter(lambda: spans.take(9), None)])  # noqa: B023
+    assert [[(0, MOST_GAP + 1, 2)], [(0, 1, 1), (MOST_GAP + 1, 1, 1)]] == found
 
 
 def test_what_comes_back_goes_out_first():

@@ -117,9 +117,10 @@ def test_what_goes_and_what_comes(shelf):
 
 
 def test_templates_with_the_same_text(shelf):
-    """Two templates with the same text have two closures: the name is part of it."""
-    same = {"page": "x", "other": "x"}
-    assert shelf.closure(same, "page").number != shelf.closure(same, "other").number
+    """Two templates with the same text have two closures, also where all templates count: the name is part of it."""
+    for text in ("x", "{% include kind %}"):
+        same = {"page": text, "other": text}
+        assert shelf.closure(same, "page").number != shelf.closure(same, "other").number
 
 
 def test_a_number_of_48_bits(shelf):

@@ -123,7 +123,7 @@ def test_a_local_module_with_a_name_of_the_library(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "broken", [b"def f(:", b"\xff", b"import a\0", b"x = " + b"(" * 5000 + b")" * 5000, b"# coding: nonsense\nimport b"]
+    "broken", [b"def f(:", b"\xff", b"import a\0", b"x = " + b"-" * 100_000 + b"1", b"# coding: nonsense\nimport b"]
 )
 def test_broken_files(tmp_path, broken):
     """A file that is no Python leads nowhere, and nobody is the worse for it; nor for a plug-in that is none."""

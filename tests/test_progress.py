@@ -208,17 +208,14 @@ def test_summary_of_what_is_up_to_date() -> None:
             ["1 document whose record is gone: a.md; --prune removes what was not edited"],
         ),
         (
-            {"orphaned": 1200, "orphans": ("a.md", "b.md", "c.md", "d.md")},
-            [
-                "1,200 documents whose record is gone: a.md, b.md, c.md and 1,197 more; "
-                "--prune removes what was not edited"
-            ],
+            {"orphaned": 1200, "orphans": ("a", "b", "c", "d")},
+            ["1,200 documents whose record is gone: a, b, c and 1,197 more; --prune removes what was not edited"],
         ),
         (
             {"pruned": 2, "orphaned": 1, "orphans": ("a.md",), "asked_to_prune": True},
             [
                 "2 documents removed, whose record is gone",
-                "1 document whose record is gone: a.md; edited since, and kept",
+                "1 document whose record is gone: a.md; edited since, or not to be removed, and kept",
             ],
         ),
     ],

@@ -1042,9 +1042,10 @@ def test_python_is_lazy(tmp_path):
         "told = []\ndef records():\n try:\n  for n in range(10):\n   told.append(n)\n   yield {'n': n}\n"
         " finally:\n  told.append('closed')\n"
     )
+    before = set(sys.modules)
     rows = read_records(callable_in(tmp_path, code))
     assert next(rows) == (None, {"n": 0})
-    (module,) = [sys.modules[name] for name in sys.modules if name.startswith("chora_mp_source_")]
+    (module,) = [sys.modules[name] for name in set(sys.modules) - before if name.startswith("chora_mp_source_")]
     assert module.told == [0]
     rows.close()
     assert module.told == [0, "closed"]

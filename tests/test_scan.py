@@ -103,10 +103,21 @@ values = texts | st.integers() | st.none() | st.booleans() | st.floats() | st.li
 mappings = st.fixed_dictionaries(
     {}, optional={name: values | st.dictionaries(st.just("name"), values) for name in ("name", "id", "site", "edition")}
 )
-plain = st.fixed_dictionaries({"name": st.text("abc/", min_size=1, max_size=5), "id": st.text("01", min_size=1)})
+
+
+def plain(name: str, least: int) -> st.SearchStrategy[dict[str, str]]:
+    """Records of texts that consist of these characters."""
+    return st.fixed_dictionaries({"name": st.text(name, min_size=least, max_size=5), "id": st.text("01", min_size=1)})
+
+
 no_records = st.sampled_from([b"[1]", b"null", b'"name"', b"{", b"\xff", b'{"name": NaN}', b'{"name": "\xff"}', b"7"])
 blank = st.sampled_from([b"", b" ", b"\t\r"])
-some_lines = st.lists(plain, max_size=30) | st.lists(plain | mappings | no_records | blank, max_size=20)
+some_lines = (
+    st.lists(plain("abc/é", 1), min_size=10, max_size=30)
+    | st.lists(plain("a/", 0), max_size=10)
+    | st.lists(plain("a\ud800", 1), max_size=10)
+    | st.lists(plain("abc/", 1) | mappings | no_records | blank, max_size=20)
+)
 
 PATHS = [
     "{{ name }}",
@@ -133,13 +144,30 @@ KEYS = [None, "{{ id }}", "{{ name }}", "{{ edition }}{{ id }}", "the same", "{{
 def test_both_ways_find_the_same(bench_with_all, records, path, key, rows, spooled):
     """Records looked at together are told of as records looked at one by one, row for row."""
     bench, renderers = bench_with_all
+    assert_both_ways_agree(bench, renderers[path, key], records, rows=rows, spooled=spooled)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("spooled", [False, True])
+@pytest.mark.parametrize(
+    "odd", [{}, {"name": ""}, {"id": ""}, {"name": "\ud800", "id": "\udfff"}, {"name": 5}, {"id": None}]
+)
+def test_one_odd_record_among_plain_ones(bench, odd, spooled):
+    """The same for a file of some chunks in which one record is not like the others."""
+    records = [{"name": f"{number}/{number}", "id": str(number)} for number in range(40)]
+    records[25] = {**records[25], **odd}
+    assert_both_ways_agree(bench, bench.renderer("{{ name }}", "{{ id }}"), records, rows=True, spooled=spooled)
+
+
+def assert_both_ways_agree(bench: Bench, renderer: Renderer, records: Any, *, rows: bool, spooled: bool) -> None:
+    """Scan the records, from a spool or as lines, with and without looking at them together."""
     if spooled:
         good = (one for one in records if isinstance(one, dict))
         bench.file.write_bytes(b"".join(frame(line, one) for line, one in enumerate(good, 1)))
     else:
         bench.lines(*records)
-    quick = bench.scan(renderers[path, key], rows=rows, spooled=spooled)
-    slow = bench.scan(renderers[path, key], rows=rows, spooled=spooled)
+    quick = bench.scan(renderer, rows=rows, spooled=spooled)
+    slow = bench.scan(renderer, rows=rows, spooled=spooled)
     slow._quick = (None, None)
     size = bench.file.stat().st_size
     assert told(slow.run(0, size)) == told(quick.run(0, size))
@@ -186,9 +214,9 @@ def test_what_is_told_of_records(bench):
         flags=bytearray([CHOSEN] * 3),
         folders={hash("a"): 0, hash("a/b"): 0},
         rows=[
-            (0, "1", "a/b/x", digest(lines[0])),
-            (1, "2", "a/y", digest(lines[2])),
-            (2, "3", "z\\ud800", digest(lines[3])),
+            (0, "1", "a/b/x", digest(lines[0]), ""),
+            (1, "2", "a/y", digest(lines[2]), ""),
+            (2, "3", "z\\ud800", digest(lines[3]), ""),
         ],
     )
     expected.keys.extend(hashes("1", "2", "3"))
@@ -232,10 +260,11 @@ def test_blank_lines_make_no_chunk(bench):
 
 
 def test_templates_that_records_choose(bench):
-    """The templates that records choose are told, each once; one that cannot be chosen is left to its item."""
+    """The templates that records choose are told, each once, and that of each; whose cannot be told has none."""
     bench.lines(*({"name": str(number), "kind": kind} for number, kind in enumerate("abab")), {"name": "4"})
-    found = bench.found(bench.renderer(template="{{ kind }}.j2"))
+    found = bench.found(bench.renderer(template="{{ kind }}.j2"), rows=True)
     assert ({"a.j2", "b.j2"}, 0, 5) == (found.templates, found.unkeyed, len(found.keys))
+    assert ["a.j2", "b.j2", "a.j2", "b.j2", ""] == [row[4] for row in found.rows]
 
 
 def test_a_job_without_output(bench):
@@ -441,9 +470,12 @@ def test_paths_that_differ_in_case(bench, folds):
 # ---- faults ----------------------------------------------------------------------------------------------
 
 
-def test_faults(bench):
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("before", [0, 1, 40])
+def test_faults(bench, before):
     """Where they are asked for, each record that cannot be rendered is told with line and reason; names are counted."""
-    bench.lines({"name": "a", "id": 1}, b"", b"[1]", {"id": 2}, {"name": "../x", "id": 3}, {"name": "b"})
+    good = [{"name": f"n{number}", "id": number, "more": number} for number in range(before)]
+    bench.lines(*good, {"name": "a", "id": ""}, b"", b"[1]", {"id": 2}, {"name": "../x", "id": 3}, {"name": "b"})
     found = bench.found(bench.renderer("{{ name }}", "{{ id }}"), faults=True)
     expected = [
         (1, 3, "RecordError: record is not a mapping (found a list); write names and values"),
@@ -451,8 +483,8 @@ def test_faults(bench):
         (3, 5, "PathError: output path '../x' holds '..'; it must lie inside output.dir"),
         (4, 6, "UndefinedError: job: key: 'id' is undefined"),
     ]
-    assert expected == found.faults
-    assert {"name": 3, "id": 3} == found.names
+    assert [(before + seq, before + line, message) for seq, line, message in expected] == found.faults
+    assert {"name": before + 3, "id": before + 3, **({"more": before} if before else {})} == found.names
 
 
 def test_faults_in_a_spool(bench):

@@ -377,6 +377,7 @@ def spooled(tmp_path: Path, source: Source) -> tuple[list[int], list[tuple[int |
         ("data.csv", b"a,b\n1,2\n", {"format": "csv"}, [(2, {"a": "1", "b": "2"})]),
         ("empty.json", b"[]", {"format": "json"}, []),
     ],
+    ids=["JSON", "YAML", "zipped lines", "CSV", "nothing"],
 )  # fmt: skip
 def test_a_source_is_spooled(tmp_path, name, content, source, expected):
     """Records of any source lie in the spool with their lines, what is no record in its place; one piece, if small."""

@@ -283,8 +283,8 @@ def test_rows_for_the_ledger(shop):
 def test_rows_of_files_left_alone(shop):
     """A document that came out as it was has a row, too: it was rendered, and is up to date from now on."""
     worker, span = shop.worker(rows=True), shop.span(*names("a"))
-    rows = [load_rows(worker.render(span, AMPLE).rows)[0][:-1] for _ in range(2)]
-    assert rows[0] == rows[1]
+    rows = [[row[:-1] for row in load_rows(worker.render(span, AMPLE).rows)] for _ in range(2)]
+    assert (1, rows[0]) == (len(rows[0]), rows[1])
 
 
 @pytest.mark.parametrize("rows", [True, False])
@@ -345,34 +345,38 @@ GLOBALS = {"count": counts.__next__}
 @pytest.mark.parametrize(
     ("job", "what"),
     [
-        ({"key": "{{ count() }}", "output": "{{ name }}.txt"}, "the key is '1' and was '0' before"),
-        ({"key": "{{ name }}", "output": "{{ count() }}"}, "the output path is '1' and was '0' before"),
+        ({"key": "{{ count() }}", "output": "{{ name }}.txt"}, "key"),
+        ({"key": "{{ name }}", "output": "{{ count() }}"}, "output path"),
     ],
 )
 def test_keys_and_paths_that_vary(shop, job, what):
     """What is another key or path than the scan has found fails its item: it was not checked for being unique."""
     job = {**job, "output": Output(shop.out, job["output"])}
     worker = shop.worker("x", job=job, plugin=COUNTING)
-    span = shop.span(*names("a"))
-    into = str(shop.folder / "scan-0")
-    worker.scan(ScanOrders(span.input, Selection(), rows=True), 0, span.input.stamp[0], into)
-    (shop.folder / EXPECTED).write_bytes(marshal.dumps([(0, into)]))
-    [found] = failures(worker.render(span, AMPLE))
-    assert ("ValueError", True) == (found.type, what in found.message)
-    assert {} == shop.outputs()
+    span = shop.span(*names("a", "b", "c"))
+    scan_in_two(shop, worker, span, 2)
+    found = failures(worker.render(span, AMPLE))
+    expected = [f"the {what} is '{seq + 3}' and was '{seq}' before; it must be the same each time" for seq in range(3)]
+    assert [True] * 3 == [one.message.endswith(message) for one, message in zip(found, expected, strict=True)]
+    assert ({"ValueError"}, {}) == ({one.type for one in found}, shop.outputs())
+
+
+def scan_in_two(shop: Workshop, worker: Worker, span: Span, first: int) -> None:
+    """Scan the source of a span in two pieces, the first of so many lines, and leave what keys and paths must be."""
+    cut = len(b"".join((shop.folder / "data.jsonl").read_bytes().splitlines(keepends=True)[:first]))
+    pieces = []
+    for record, start, end in ((0, 0, cut), (first, cut, span.input.stamp[0])):
+        into = str(shop.folder / f"scan-{record}")
+        worker.scan(ScanOrders(span.input, Selection(), rows=True), start, end, into)
+        pieces.append((record, into))
+    (shop.folder / EXPECTED).write_bytes(marshal.dumps(pieces))
 
 
 def test_keys_and_paths_that_stay(shop):
     """The same expressions, where what they give is what the scan has found, in whichever piece of the source."""
     worker = shop.worker("x", job={"key": "{{ name | upper }}", "output": Output(shop.out, "{{ name | lower }}")})
     span = shop.span(*names("a", "B", "c\ud800", "D"))
-    cut = len(b"".join((shop.folder / "data.jsonl").read_bytes().splitlines(keepends=True)[:2]))
-    pieces = []
-    for first, start, end in ((0, 0, cut), (2, cut, span.input.stamp[0])):
-        into = str(shop.folder / f"scan-{first}")
-        worker.scan(ScanOrders(span.input, Selection(), rows=True), start, end, into)
-        pieces.append((first, into))
-    (shop.folder / EXPECTED).write_bytes(marshal.dumps(pieces))
+    scan_in_two(shop, worker, span, 2)
     assert ["PathError"] == [found.type for found in failures(worker.render(span, AMPLE))]
     assert {"a": "x", "b": "x", "d": "x"} == shop.outputs()
 
