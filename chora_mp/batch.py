@@ -335,12 +335,12 @@ class _Run:
             ledger.keep_source(shard, plan.known, plan.layout.rows, ended=ended, all_done=all_done)
         if self._records is not None:
             ledger.drop_doubles()
-        if ended and not self._failed:
+        whole = ended and self._wishes.selection == Selection() and self.done == self.total
+        if whole and not self._failed:  # what took their places is there
             ledger.drop(plan.superseded)
         if ended and self._wishes.prune:
             self._prune(ledger, plan)
-        selection = self._wishes.selection
-        ledger.forget_failures(every=ended and (selection.only or selection.keys or selection.shard) is None)
+        ledger.forget_failures(every=whole)
         ledger.end(self.result())
         ledger.seal()
 

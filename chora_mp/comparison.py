@@ -13,7 +13,7 @@ from chora_mp.findings import NEVER_KNOWN, Claims
 from chora_mp.sources.chunks import MOST_RECORDS, Chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from chora_mp.ledger import ChunkRow, Ledger
     from chora_mp.selection import Selection
@@ -95,18 +95,16 @@ class Comparison:
         self._layout = layout
         self._watched = {at: at for at in watched}
 
-    def match(self, fresh: Iterable[FreshRow], current: Collection[int]) -> None:
-        """Note of every fresh record whether it is new, changed or as it was; its row, if any, moves to its place.
-
-        `current`: the numbers of the closures of today.
-        """
+    def match(self, fresh: Iterable[FreshRow]) -> None:
+        """Note of every fresh record whether it is new, changed or as it was; its row, if any, moves to its place."""
         db, layout = self._db, self._layout
         for name in ("fresh", "matches", "released", "known"):
             db.execute(f"DROP TABLE IF EXISTS temp.{name}")
         db.execute(
             "CREATE TEMP TABLE fresh (seq INTEGER PRIMARY KEY, key TEXT, path TEXT, input BLOB, closure INTEGER)"
         )
-        db.execute("CREATE TEMP TABLE matches (seq INTEGER PRIMARY KEY, old INTEGER, same INTEGER, closed INTEGER)")
+        columns = "seq INTEGER PRIMARY KEY, old INTEGER, same INTEGER, closed INTEGER, closure INTEGER"
+        db.execute(f"CREATE TEMP TABLE matches ({columns})")
         db.execute("CREATE TEMP TABLE known (number INTEGER PRIMARY KEY)")
         db.execute("CREATE TEMP TABLE released (number INTEGER PRIMARY KEY)")
         db.executemany("INSERT INTO temp.fresh VALUES (?, ?, ?, ?, ?)", fresh)
@@ -119,14 +117,14 @@ class Comparison:
         # Of rows for one key and path, which only a killed run over an iterable leaves, the last is the truest.
         db.execute(
             "INSERT OR REPLACE INTO temp.matches SELECT fresh.seq, outputs.at, outputs.input IS fresh.input, "
-            f"outputs.closure IS fresh.closure OR outputs.closure NOT IN ({_listed(current)}) "
+            "outputs.closure IS fresh.closure, outputs.closure "
             f"FROM temp.released CROSS JOIN outputs ON {_HERE} CROSS JOIN temp.fresh "
             # What was never written has no path to speak of, only what it was meant to be, cut short if too long.
             "ON fresh.key = outputs.key AND (fresh.path = outputs.path OR outputs.digest IS NULL) "
             "ORDER BY outputs.at"
         )
         # Until the item is rendered, a row without the digest of a record is one whose record has changed, and a row
-        # without a closure one whose record takes another template, though the old one's closure is as it was.
+        # without a closure one that was made from another, be it that some other output is made from that one today.
         db.executemany(
             "UPDATE outputs SET at = ?, input = CASE WHEN ? THEN input END, closure = CASE WHEN ? THEN closure END, "
             "path = CASE WHEN digest IS NULL THEN (SELECT path FROM temp.fresh WHERE seq = ?) ELSE path END "
@@ -223,8 +221,9 @@ class Comparison:
         row = self._db.execute(
             "SELECT key, path, closure FROM outputs WHERE at = ?", (self._layout.at(seq),)
         ).fetchone()
-        if row is None and self._has_fresh():
-            row = self._db.execute("SELECT key, path, NULL FROM temp.fresh WHERE seq = ?", (seq,)).fetchone()
+        if (row is None or row[2] is None) and self._has_fresh():
+            sql = "SELECT key, path, matches.closure FROM temp.fresh LEFT JOIN temp.matches USING (seq) WHERE seq = ?"
+            row = self._db.execute(sql, (seq,)).fetchone() or row
         return row or ("", "", None)
 
     def _has_fresh(self) -> bool:

@@ -398,7 +398,7 @@ class Planner:
         with ledger.told(), ledger.transaction(keep=not self._wishes.explain):
             compared = Comparison(ledger, layout, doubtful)
             if scanned and (self._wishes.explain or not ledger.is_empty()):
-                compared.match(self._fresh_rows(current), numbers)
+                compared.match(self._fresh_rows(current))
                 self._refuse_clashes(compared.clashes(), layout)
                 if self._wishes.selection.shard is None:  # the rows of other shards seem to be gone, too
                     compared.forget_gone()
