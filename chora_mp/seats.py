@@ -110,6 +110,7 @@ def start(orders: Orders, slots: str, seat: int) -> None:
     from chora_mp.worker import Worker  # noqa: PLC0415
 
     global _worker  # noqa: PLW0603  (a process is one worker; calls reach it by name)
+    sys.dont_write_bytecode = True  # beside a person's modules nothing is left
     _settle_in()
     slot = Slot(slots, seat)
     slot.start(os.getpid())

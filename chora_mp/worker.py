@@ -236,8 +236,11 @@ class Renderer:
         sys.path[:0] = [folder for folder in folders if folder not in sys.path]
         self._start_environments(problems)
         _forget_modules(bundle.imported)
+        # Kept bytecode counts as fresh by size and whole seconds: an edit just after a run might go unnoticed.
+        keeps, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         for number, plugin in enumerate(bundle.plugins):
             self._add_plugin(number, plugin, problems)
+        sys.dont_write_bytecode = keeps
         self.environment.globals.update(bundle.context)
         self.globals = dict(self.environment.globals)
         self._expressions.globals = self.environment.globals

@@ -737,6 +737,17 @@ def test_a_path_that_another_item_has_taken_over(project: Project, template: str
     assert ((0, 0, 2), (0, 0, ())) == (counts(result), told_of_orphans(result))
 
 
+@pytest.mark.parametrize("wishes", [{}, {"only": "c"}, {"shard": (1, 1)}, {"failed": False, "force": True}], ids=str)
+def test_a_path_taken_over_while_another_item_fails(project: Project, wishes: dict[str, Any]) -> None:
+    """What was written in another's place is known by what was written last, also where the run was no whole one."""
+    with_paths(project, [*named("ab"), *named("f", v=0)])
+    render(project)
+    project.records(*named("c", path="a.txt"), *named("b"), *named("f", v=0))
+    render(project, **wishes)
+    assert verify(loaded(project)).sound
+    assert "c 1" == documents(project)["a.txt"]
+
+
 def test_paths_that_items_exchange(project: Project) -> None:
     """Two items that take each other's paths are both rendered, and nothing is removed."""
     with_paths(project, named("ab"), template="the same for all\n")
@@ -768,6 +779,18 @@ def test_the_last_of_several_items_of_one_path(project: Project) -> None:
     assert (1, 0, ()) == told_of_orphans(render(project, prune=True))
     assert {"b.txt": "b 1"} == documents(project)
     assert (0, 0, ()) == told_of_orphans(render(project))
+
+
+@pytest.mark.parametrize("wishes", [{"only": "b"}, {"failed": True}, {"shard": (1, 1)}], ids=str)
+def test_a_path_that_was_only_claimed(project: Project, wishes: dict[str, Any]) -> None:
+    """A path that an item laid claim to, but never wrote to before its record went, is still the first one's orphan."""
+    with_paths(project, named("ab"))
+    render(project)
+    project.records(*named("c", path="a.txt", v=0), *named("b"))
+    render(project, **wishes)
+    project.records(*named("b"))
+    assert (1, 0, ()) == told_of_orphans(render(project, prune=True))
+    assert {"b.txt": "b 1"} == documents(project)
 
 
 def test_a_record_that_comes_back(project: Project) -> None:
@@ -1384,6 +1407,8 @@ class World:
         assert {path: text for path, text in found.items() if path not in extra} == expected
         assert set() == extra - failing - self.edited
         assert {*result.orphans} <= self.edited
+        checked = verify(loaded(self.project))
+        assert ((), True) == (checked.missing, {*checked.edited} <= self.edited)
         again = self.rendered(prune=True)
         assert (0, result.failed, len(self.records) - result.failed) == counts(again)
         assert found == documents(self.project)
