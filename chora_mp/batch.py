@@ -336,8 +336,7 @@ class _Run:
         if self._records is not None:
             ledger.drop_doubles()
         whole = ended and self._wishes.selection == Selection() and self.done == self.total
-        if whole and not self._failed:  # what took their places is there
-            ledger.drop(plan.superseded)
+        ledger.drop_superseded(plan.superseded)
         if ended and self._wishes.prune:
             self._prune(ledger, plan)
         ledger.forget_failures(every=whole)

@@ -23,7 +23,7 @@ from chora_mp.sources.chunks import MOST_RECORDS, storable
 from chora_mp.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from chora_mp.job import Job
     from chora_mp.records import BatchResult, ItemResult
@@ -348,6 +348,17 @@ class Ledger:
         """Forget outputs."""
         with self._told(), self.transaction():
             self.db.executemany("DELETE FROM outputs WHERE at = ?", ((at,) for at in places))
+
+    def drop_superseded(self, places: Collection[int]) -> None:
+        """Forget those of these outputs whose files are other items' by now, written in this run."""
+        if not places:
+            return
+        places = set(places)
+        with self._told():
+            old = {at: path for at, path in self.db.execute("SELECT at, path FROM outputs") if at in places}
+            sql = "SELECT path FROM outputs WHERE run = ? AND error IS NULL"
+            written = {path for (path,) in self.db.execute(sql, (self.run,))}
+        self.drop(at for at, path in old.items() if path in written)
 
     def drop_doubles(self) -> None:
         """Of outputs with one key and path keep the last: who passes records passes them again."""
