@@ -66,16 +66,10 @@ _STEPS = (
 """What makes a ledger of each version one of the next; all of them together make a new one."""
 
 VERSION = len(_STEPS)
-_TEXTS = {
-    "outputs": "key, path, error",
-    "failures": "key, path, file, error",
-    "closures": "template, parts",
-    "sources": "*",
-    "job": "*",
-    "runs": "name, job, started, ended, sizing, options",
-}
+_COUNTS = ("total", "successful", "failed", "unchanged", "not_reached", "pruned", "seconds", "written", "workers")
 _JSON = {"failures": "error", "closures": "parts", "sources": "closures", "runs": "sizing, options"}
 _MAGIC = b"SQLite format 3\0"
+_WRITE_VERSION = 18  # offset of a byte of 1 or 2, beyond which SQLite will read a file but not write it
 _MOST_PLACES = 2**62
 _READER_MS = 200  # what a reader may hold up the end of a run
 _A_FEW_PAGES = 2**16  # bytes
@@ -184,22 +178,10 @@ class Ledger:
 
     def end(self, result: BatchResult) -> None:
         """Note how the run ended."""
-        row = (_now(), result.total, result.successful, result.failed, result.unchanged, result.not_reached,
-               result.pruned, result.duration_s, result.bytes_written, result.workers,
-               json.dumps(result.sizing))  # fmt: skip
-        names = [
-            "ended",
-            "total",
-            "successful",
-            "failed",
-            "unchanged",
-            "not_reached",
-            "pruned",
-            "seconds",
-            "written",
-            "workers",
-            "sizing",
-        ]
+        counts = (result.total, result.successful, result.failed, result.unchanged, result.not_reached, result.pruned,
+                  result.duration_s, result.bytes_written, result.workers)  # fmt: skip
+        row = (_now(), json.dumps(result.sizing), *counts)
+        names = ("ended", "sizing", *_COUNTS)
         sql = f"UPDATE runs SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?"
         with self._told(), self.transaction():
             self.db.execute(sql, (*row, self.run))
@@ -484,10 +466,10 @@ def _refuse_other_files(path: str) -> None:
     """Raise `_DamagedError` for a file that is none of SQLite's, which takes short ones for new."""
     try:
         with open(path, "rb") as file:
-            start = file.read(len(_MAGIC))
+            start = file.read(_WRITE_VERSION + 1)
     except FileNotFoundError:
         return
-    if start and start != _MAGIC:
+    if start and not (start.startswith(_MAGIC) and start[_WRITE_VERSION:] in (b"\1", b"\2")):
         raise _DamagedError
 
 
@@ -535,24 +517,36 @@ def _has_sound_rows(db: sqlite3.Connection) -> bool:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version != VERSION:  # nothing in it yet, or nothing that could be told
         return True
-    odd = db.execute(
-        "SELECT 1 FROM outputs WHERE typeof(key) <> 'text' OR typeof(path) <> 'text' OR instr(path, char(0)) "
-        f"OR at < 0 OR at >= {_MOST_PLACES} OR typeof(input) NOT IN ('blob', 'null') "
-        "OR typeof(digest) NOT IN ('blob', 'null') OR typeof(closure) NOT IN ('integer', 'null') "
-        "UNION ALL SELECT 1 FROM closures WHERE typeof(number) <> 'integer' "
-        "UNION ALL SELECT 1 FROM chunks WHERE typeof(digest) <> 'blob' OR number < 0 "
-        f"OR number >= {_MOST_PLACES // MOST_RECORDS} "
-        "OR typeof(records) <> 'integer' OR typeof(offset) <> 'integer' OR typeof(line) <> 'integer' LIMIT 1"
-    ).fetchone()
-    for table, columns in _TEXTS.items():
-        for row in db.execute(f"SELECT {columns} FROM {table}"):  # what is no UTF-8 cannot even be read
-            if not all(value is None or isinstance(value, str) for value in row):
-                return False
-    for table, columns in _JSON.items():
-        for row in db.execute(f"SELECT {columns} FROM {table}"):
-            if not all(value is None or _is_json(value) for value in row):
-                return False
-    return odd is None
+    checks = [
+        f"SELECT 1 FROM outputs WHERE instr(path, char(0)) OR at < 0 OR at >= {_MOST_PLACES}",
+        f"SELECT 1 FROM chunks WHERE number < 0 OR number >= {_MOST_PLACES // MOST_RECORDS}",
+        f"SELECT 1 FROM runs WHERE ended IS NOT NULL AND ({' OR '.join(f'{name} IS NULL' for name in _COUNTS)})",
+    ]
+    texts: dict[str, list[str]] = {}
+    for table, column, kind, needed in db.execute(_COLUMNS).fetchall():
+        kinds = (kind.lower(), "integer" if kind == "REAL" else kind.lower())
+        wrong = f"typeof({column}) NOT IN {kinds}"
+        checks.append(f"SELECT 1 FROM {table} WHERE {wrong}" + ("" if needed else f" AND {column} IS NOT NULL"))
+        if kind == "TEXT":
+            texts.setdefault(table, []).append(column)
+    if any(db.execute(f"{check} LIMIT 1").fetchone() for check in checks):
+        return False
+    for table, columns in texts.items():
+        for _ in db.execute(f"SELECT {', '.join(columns)} FROM {table}"):  # what is no UTF-8 cannot be read
+            pass
+    return all(
+        value is None or _is_json(value)
+        for table, columns in _JSON.items()
+        for row in db.execute(f"SELECT {columns} FROM {table}")
+        for value in row
+    )
+
+
+_COLUMNS = (
+    'SELECT t.name, c.name, c.type, c."notnull" OR c.pk FROM sqlite_schema t JOIN pragma_table_info(t.name) c '
+    "WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%'"
+)
+"""Each column that is stored: its table, its name, its type, and whether it must have a value."""
 
 
 def _is_json(value: object) -> bool:
@@ -574,8 +568,8 @@ def _bring_up_to_date(db: sqlite3.Connection, path: str) -> None:
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or (
-        "no such table" in str(error) or "already exists" in str(error)
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or any(
+        text in str(error) for text in ("no such table", "already exists", "unsupported file format")
     )
 
 

@@ -320,9 +320,8 @@ def make_v1(path: str = V1) -> None:
         database.execute(f"PRAGMA application_id = {ledger.APPLICATION_ID}")
         database.execute("PRAGMA user_version = 1")
         database.execute("INSERT INTO job VALUES ('job', NULL)")
-        database.execute(
-            "INSERT INTO runs (name, job, started, ended, total) VALUES ('first', 'job', '2026', '2026', 4)"
-        )
+        run = "(1, 'first', 'job', '2026', '2026', 4, 4, 0, 0, 0, 0, 0.5, 10, 2, '{}', '{}')"
+        database.execute(f"INSERT INTO runs VALUES {run}")
         for number, name in enumerate(("a", "b", "c", "gone")):
             source = digest_of(json.dumps({"name": name}).encode() + b"\n")
             sql = "INSERT INTO outputs VALUES (?, ?, ?, ?, 1, ?, ?, 1, 1, 0.1, 1, 1, NULL)"
@@ -459,6 +458,22 @@ def test_flipped_bits(project: Project) -> None:
     damaged = flipped(project, seed=4, cases=60)
     assert damaged.set_aside > 3
     assert damaged.refused < 6
+
+
+def test_flipped_bits_of_the_header(project: Project) -> None:
+    """The same of every byte of SQLite's own header, which says how all the rest is to be read."""
+    damaged = Damaged(project, seed=6)
+
+    def bend(offset: int) -> None:
+        with state(project, "ledger.db").open("r+b") as file:
+            file.seek(offset)
+            (byte,) = file.read(1)
+            file.seek(offset)
+            file.write(bytes([byte ^ 0x80]))
+
+    for offset in (*range(72), *range(92, 100)):
+        damaged.goes_well_after(lambda offset=offset: bend(offset), f"byte {offset}", is_foreseen)
+    assert damaged.set_aside > 16
 
 
 @pytest.mark.slow
@@ -621,6 +636,10 @@ CHANGES = [
     "UPDATE outputs SET digest = 'x'",
     "UPDATE outputs SET size = NULL",
     "UPDATE outputs SET size = 'x', mtime = 'y', inode = x'00'",
+    "UPDATE outputs SET size = CAST(x'ff' AS TEXT) WHERE key = 'n3'",
+    "UPDATE outputs SET mtime = CAST(x'ff' AS TEXT) WHERE key = 'n3'",
+    "UPDATE outputs SET inode = CAST(x'ff' AS TEXT) WHERE key = 'n3'",
+    "UPDATE outputs SET duration = CAST(x'ff' AS TEXT), attempts = x'ff', run = CAST(x'ff' AS TEXT)",
     "UPDATE outputs SET path = path || 'x'",
     "UPDATE outputs SET path = x'ff' WHERE key = 'n3'",
     "UPDATE outputs SET path = CAST(x'ff' AS TEXT) WHERE key = 'n3'",
@@ -657,10 +676,19 @@ CHANGES = [
     "UPDATE sources SET bundle = 7, setting = x'ff', content = 'x'",
     "UPDATE runs SET options = '{', sizing = x'ff'",
     "UPDATE runs SET id = 9223372036854775807",
+    "UPDATE runs SET job = x'ff', name = CAST(x'ff' AS TEXT)",
+    "UPDATE runs SET started = x'ff', ended = 7",
+    "UPDATE runs SET total = x'ff', successful = 'x', workers = CAST(x'ff' AS TEXT)",
+    "UPDATE runs SET seconds = 'x', written = NULL",
+    "UPDATE runs SET successful = NULL, workers = NULL, seconds = NULL",
     "INSERT INTO job VALUES ('job', NULL)",
     "UPDATE job SET file = 7",
     "UPDATE failures SET error = '{', seq = 'x', file = x'ff'",
     "UPDATE failures SET error = '[]'",
+    "UPDATE failures SET line = x'ff', attempts = CAST(x'ff' AS TEXT)",
+    "UPDATE failures SET key = x'ff', path = 7, run = 'x'",
+    "UPDATE chunks SET keyed = CAST(x'ff' AS TEXT), place = x'ff', shard = x'ff'",
+    "UPDATE job SET name = x'ff', file = CAST(x'ff' AS TEXT)",
     "UPDATE failures SET error = '{\"type\": 1}'",
     "DROP TABLE chunks",
     "DROP TABLE outputs",
@@ -764,7 +792,7 @@ def assert_finished(project: Project) -> None:
     assert ["ledger.db", "ledger.sha256", "lock"] == sorted(os.listdir(state(project)))
 
 
-@pytest.mark.parametrize("size", [2_000, 5_000, 9_000, 17_000, 25_000, 33_000])
+@pytest.mark.parametrize("size", [2_000, 5_000, 9_000, 17_000, 33_000])
 def test_files_that_may_not_grow(project: Project, size: int) -> None:
     """Where no file may be larger than a limit, the run ends with 2 or with failed items that say so, not a traceback."""
     make(project)
@@ -808,7 +836,7 @@ def small_disk(project: Project) -> Iterator[Callable[[int], None]]:
     subprocess.run(["umount", project.out], check=True)
 
 
-@pytest.mark.parametrize("pages", [0, 1, 2, 3, 5, 8, 13, 20, 30, 45])
+@pytest.mark.parametrize("pages", [0, 1, 3, 5, 8, 13, 20, 30])
 def test_full_disk(project: Project, small_disk: Callable[[int], None], pages: int) -> None:
     """However little room there is, the run says that there is none, and with room again the next one goes well."""
     make(project)
