@@ -24,6 +24,7 @@ from chora_mp.ledger import ChunkRow, Known, file_digest
 from chora_mp.outputs import Folder, orphans, output_at, suspects
 from chora_mp.records import Input, ScanOrders
 from chora_mp.selection import Selection
+from chora_mp.sinks import is_sound
 from chora_mp.sources import jsonl
 from chora_mp.sources.chunks import MOST_RECORDS, PIECE_BYTES, FileSpans
 
@@ -344,8 +345,10 @@ class Planner:
         where, first = f"{self._source.name}:{other_line}", f"{self._source.name}:{line}"
         if key == other_key and self._bundle.key is not None:
             yield f"{where}: key {key!r} is that of the record at {first}, too; keys must be unique"
+        if not (is_sound(path) and is_sound(other_path)):
+            return
         mine, theirs = (_folded(path), _folded(other_path)) if self._folds() else (path, other_path)
-        if path and mine == theirs:
+        if mine == theirs:
             alike = "" if path == other_path else f" ({path!r} there, which this file system takes for the same)"
             what = f"output path {other_path!r} is that of the record at {first}, too{alike}"
             yield f"{where}: {what}; paths must be unique"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from chora_mp.findings import CHOSEN, LEFT_OUT, NEVER_KNOWN, UNKEYED, Findings
 from chora_mp.records import BadRecord
+from chora_mp.sinks import PathError, are_sound, components, is_sound
 from chora_mp.sources import jsonl, spool
 from chora_mp.sources.chunks import digest, storable
 
@@ -100,7 +101,7 @@ class Scan:
             keys = list(map(key_of, records)) if key_of else paths
         except (KeyError, TypeError):
             return 0
-        if "" in paths or "" in keys:
+        if "" in keys or not are_sound(paths):
             return 0
         found, first, count = self._found, self._found.records, len(records)
         found.flags += bytes([CHOSEN]) * count
@@ -159,27 +160,28 @@ class Scan:
         if not self._belongs:
             self._found.flags.append(LEFT_OUT)
             return True
-        located = renderer.key is None
-        if renderer.key is not None and renderer.path is not None:
+        if renderer.key is None:
+            if renderer.path is not None and not self._is_sound(path):
+                return False
+        elif renderer.path is not None:
             try:
                 path = renderer.path.of_record(record, others)
-                located = True
+                path = path if self._is_sound(path) else ""
             except BaseException as error:  # noqa: BLE001  (its item fails when it is rendered, with the reason)
                 self._pass_on(error, "output.path")
         self._claim(key, path)
         template = self._choose(record) if renderer.template.constant is None else ""
-        if self._orders.faults and located and renderer.path is not None:
-            self._test(path)
         if self._orders.rows:
             self._found.rows.append((self._found.records, storable(key), storable(path), digest(raw), template))
         return True
 
     def _claim(self, key: str, path: str) -> None:
-        """Note which key and path a record lays claim to, and the folders on the way."""
+        """Note which key and path a record lays claim to, and the folders on the way; none with what is empty."""
         found = self._found
         found.flags.append(CHOSEN if self._chosen is None or self._chosen(key) else LEFT_OUT)
-        found.keys.append(hash(key))
-        found.key_seqs.append(found.records)
+        if path or self._renderer.key is not None:
+            found.keys.append(hash(key))
+            found.key_seqs.append(found.records)
         if not path:
             return
         found.paths.append(self._hash(path) if self._orders.folds else hash(path))
@@ -209,14 +211,16 @@ class Scan:
         """Equal for paths that the file system takes for one; all workers of a run hash alike."""
         return hash(unicodedata.normalize("NFC", path).casefold() if self._orders.folds else path)
 
-    def _test(self, path: str) -> None:
-        """Note if a path leads nowhere good."""
-        from chora_mp.sinks import PathError, components  # noqa: PLC0415  (only `check` asks)
-
-        try:
-            components(path)
-        except PathError as error:
-            self._blame(f"PathError: {error}")
+    def _is_sound(self, path: str) -> bool:
+        """Whether a path leads to a place in the output folder; of any other the item fails, and it claims nothing."""
+        if is_sound(path):
+            return True
+        if self._orders.faults:
+            try:
+                components(path)
+            except PathError as error:
+                self._blame(f"PathError: {error}")
+        return False
 
     def _pass_on(self, error: BaseException, doing: str) -> None:
         """What a person's own code raises is its item's business, but for Ctrl-C in the coordinator's own process."""

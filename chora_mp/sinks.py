@@ -25,27 +25,40 @@ _OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 # Most paths are of this kind: nothing is wrong with them, and telling so takes a tenth of the time.
-_is_plain = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{,200}(?:/[A-Za-z0-9_+-][A-Za-z0-9_+.-]{,200})*").fullmatch
+_PLAIN = r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{,200}"
+_is_plain = re.compile(f"{_PLAIN}(?:/{_PLAIN})*").fullmatch
+_are_plain = re.compile(f"(?:{_PLAIN}[/\n])*").fullmatch
 
 
 class PathError(ValueError):
     """An output path that leads nowhere good; says what is wrong with it."""
 
 
+def is_sound(path: str) -> bool:
+    """Whether nothing is wrong with a relative output path as such."""
+    return _is_plain(path) is not None or _fault(path) is None
+
+
+def are_sound(paths: list[str]) -> bool:
+    """The same of all of many paths, in half the time."""
+    return _are_plain("\n".join(paths) + "\n") is not None or all(map(is_sound, paths))
+
+
 def components(path: str) -> list[bytes]:
     """The parts of a relative output path, as the file system will see them. Raises `PathError`."""
+    fault = _fault(path)
+    if fault:
+        raise PathError(f"output path {path!r} {fault}")
+    return path.encode().split(b"/")
+
+
+def _fault(path: str) -> str | None:  # noqa: PLR0911  (one answer for each fault)
+    """What is wrong with a path."""
     try:
         raw = path.encode()
     except UnicodeEncodeError:
-        raise PathError(f"output path {path!r} holds a lone surrogate") from None
+        return "holds a lone surrogate"
     parts = raw.split(b"/")
-    fault = _fault(raw, parts)
-    if fault:
-        raise PathError(f"output path {path!r} {fault}")
-    return parts
-
-
-def _fault(raw: bytes, parts: list[bytes]) -> str | None:  # noqa: PLR0911  (one answer for each fault)
     if not raw:
         return "is empty"
     if raw.startswith(b"/"):

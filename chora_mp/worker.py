@@ -31,7 +31,7 @@ from chora_mp.environment import (
 from chora_mp.errors import SourceError, TemplateError
 from chora_mp.findings import EXPECTED, Findings
 from chora_mp.records import BadRecord, Failure, ItemResult, Orders, Outcome, Place, Span
-from chora_mp.sinks import FileSink, TextSink
+from chora_mp.sinks import FileSink, TextSink, is_sound
 from chora_mp.sources import jsonl, spool
 from chora_mp.sources.chunks import digest, storable
 
@@ -496,10 +496,11 @@ class Expected:
         if piece != self._piece:
             rows = Findings.load(self._paths[piece]).rows
             self._piece, self._found = piece, {self._firsts[piece] + row[0]: (row[1], row[2]) for row in rows}
-        before = self._found.get(seq)
-        if before is not None and before != (storable(key), storable(path)):
-            what, was, now = ("key", before[0], key) if before[0] != storable(key) else ("output path", before[1], path)
-            raise ValueError(f"the {what} is {now!r} and was {was!r} before; it must be the same each time")
+        found = self._found.get(seq)
+        now = storable(key), storable(path) if is_sound(path) else ""
+        if found is not None and found != now:
+            what, one = ("key", 0) if found[0] != now[0] else ("output path", 1)
+            raise ValueError(f"the {what} is {now[one]!r} and was {found[one]!r} before; it must be the same each time")
 
 
 class RowSink:

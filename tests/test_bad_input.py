@@ -529,6 +529,22 @@ def test_bad_output_paths(project: Project) -> None:
     assert {"data.jsonl", "job.yaml", "out", "outside", "templates"} == {*os.listdir(project.folder)}
 
 
+@pytest.mark.parametrize("key", ["key: '{{ id }}'", ""])
+@pytest.mark.parametrize("path", ["{{ path }}", "{{ path ~ '' }}"], ids=["pure", "impure"])
+def test_bad_output_paths_are_in_nobodys_way(project: Project, key: str, path: str) -> None:
+    """Paths that lead nowhere are not unique, nor folders of others, in any run: each is its own failure."""
+    paths = ["a//b", "a//b", "a/", "/a", "/a", "..", "", ""]
+    records = [{"id": f"k{n}", "path": one} for n, one in enumerate(paths)]
+    project.job(key, template="{{ id }}", path=path)
+    for names in (["good"], ["good", "a"], ["a"]):
+        more = [{"id": name, "path": name} for name in names]
+        project.records(*records, *more)
+        code, summary, stderr = project.render()
+        assert (1, len(paths)) == (code, summary["failed"]), stderr
+        assert {"PathError"} == {item["error"]["type"] for item in summary["failures"]}
+        assert {name: name for name in {"good", *names}} == project.outputs()
+
+
 def test_lone_surrogates(project: Project) -> None:
     """Half a character, which JSON can spell and UTF-8 cannot, fails the item, in the text as in the path."""
     project.records({"name": "a", "text": "\ud800"}, {"name": "\udc00", "text": "x"}, {"name": "c", "text": "ü😀"})

@@ -216,13 +216,13 @@ def test_what_is_told_of_records(bench):
         rows=[
             (0, "1", "a/b/x", digest(lines[0]), ""),
             (1, "2", "a/y", digest(lines[2]), ""),
-            (2, "3", "z\\ud800", digest(lines[3]), ""),
+            (2, "3", "", digest(lines[3]), ""),
         ],
     )
     expected.keys.extend(hashes("1", "2", "3"))
-    expected.paths.extend(hashes("a/b/x", "a/y", "z\ud800"))
-    for seqs in (expected.key_seqs, expected.path_seqs):
-        seqs.extend(range(3))
+    expected.key_seqs.extend(range(3))
+    expected.paths.extend(hashes("a/b/x", "a/y"))  # the third path is none: it has half a character
+    expected.path_seqs.extend(range(2))
     assert told(expected) == told(bench.found(bench.renderer("{{ name }}", "{{ id }}"), rows=True))
 
 
@@ -308,6 +308,47 @@ def test_a_path_that_fails_is_its_items_affair(bench):
     assert ([0, 1, 2], [0]) == (list(found.key_seqs), list(found.path_seqs))
     assert ["a/b", "", ""] == [row[2] for row in found.rows]
     assert [3] == [chunk[4] for chunk in found.chunks]
+
+
+MALFORMED = [
+    "",
+    "/",
+    "a/",
+    "/a",
+    "a//b",
+    ".",
+    "a/./b",
+    "..",
+    "../a",
+    "a\0",
+    "\ud800",
+    ".chora-mp/x",
+    "a" * 300,
+    "é" * 200,
+]
+
+
+@pytest.mark.parametrize("path", MALFORMED)
+@pytest.mark.parametrize("spooled", [False, True])
+def test_a_path_that_leads_nowhere(bench, path, spooled):
+    """It claims neither a path nor folders, and where it is the key there is no key; among plain ones as well."""
+    records = [*({"id": str(number), "name": f"n/{number}"} for number in range(3)), {"id": "3", "name": path}]
+    bench.lines(*records)
+    if spooled:
+        bench.file.write_bytes(b"".join(frame(None, record) for record in records))
+    found = bench.found(bench.renderer("{{ name }}", "{{ id }}"), rows=True, spooled=spooled)
+    assert (4, 3, {hash("n"): 0}, 0) == (len(found.keys), len(found.paths), found.folders, found.unkeyed)
+    assert ["n/0", "n/1", "n/2", ""] == [row[2] for row in found.rows]
+    found = bench.found(bench.renderer("{{ name }}"), rows=True, spooled=spooled)
+    assert (3, 3, {hash("n"): 0}, 1) == (len(found.keys), len(found.paths), found.folders, found.unkeyed)
+    assert [0, 1, 2] == [row[0] for row in found.rows]
+
+
+def test_neither_key_nor_path(bench):
+    """Where a job has no output and no key, nothing is claimed: no two records are in each other's way."""
+    bench.lines({"name": "a"}, {"name": "b"})
+    found = bench.found(bench.renderer(None))
+    assert ([], [], bytes([CHOSEN] * 2), 0) == (list(found.keys), list(found.paths), bytes(found.flags), found.unkeyed)
 
 
 @pytest.mark.parametrize("path", ["{{ leave() }}", "{{ name }}"])
@@ -442,15 +483,15 @@ def test_flags_say_what_is_asked_for(bench, selection, chosen):
 # ---- file systems that take A for a ----------------------------------------------------------------------
 
 
-@given(text=st.text(max_size=6))
+@given(text=st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), max_size=6))
 @same_folder
 def test_what_a_folding_file_system_takes_for_one_path(bench_with_all, text):
     """Where the file system folds case and accents, paths that it takes for one are one claim; keys are not folded."""
     bench, renderers = bench_with_all
     forms = [text, text.upper(), text.casefold(), *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]
-    bench.lines(*({"name": form or "x", "id": f"{number}"} for number, form in enumerate(forms)))
+    bench.lines(*({"name": f"x{form}", "id": f"{number}"} for number, form in enumerate(forms)))
     found = bench.found(renderers["{{ name }}", "{{ id }}"], folds=True)
-    same = {unicodedata.normalize("NFC", form or "x").casefold() for form in forms}
+    same = {unicodedata.normalize("NFC", f"x{form}").casefold() for form in forms}
     assert len(same) == len(set(found.paths))
     assert hashes(*map(str, range(5))) == list(found.keys)
 
