@@ -7,9 +7,16 @@ import os
 import struct
 from dataclasses import dataclass
 
-_FIELDS = struct.Struct("<QqqdH")  # pid, the span's first record, the record, since when, length of the folder
-_WHERE = struct.Struct("<qqd")
-_FOLDER_AT = _FIELDS.size
+# A page: the worker's pid, a count of what it has noted so far, two places for that, and the folder after its length.
+# What is being noted goes to the place that does not count yet, and counts with the one byte that is written then: a
+# reader never meets half of it, be the writer held up or killed in the middle.
+_PID = struct.Struct("<Q")
+_WHERE = struct.Struct("<qqd")  # the span's first record, the record, since when
+_LENGTH = struct.Struct("<H")
+_COUNT_AT = 8
+_WHERE_AT = (16, 16 + _WHERE.size)
+_LENGTH_AT = 16 + 2 * _WHERE.size
+_FOLDER_AT = _LENGTH_AT + _LENGTH.size
 _SIZE = max(8192, mmap.ALLOCATIONGRANULARITY)  # what can be mapped, with room for PATH_MAX
 _IDLE = -1
 
@@ -47,26 +54,28 @@ class Slot:
 
     def start(self, pid: int) -> None:
         """Note a new worker."""
-        _FIELDS.pack_into(self._page, 0, pid, _IDLE, _IDLE, 0.0, 0)
+        self.idle()
+        _LENGTH.pack_into(self._page, _LENGTH_AT, 0)
+        _PID.pack_into(self._page, 0, pid)
 
     def at(self, span: int, seq: int, since: float) -> None:
         """Note that the worker begins record `seq` of the span that begins at record `span`."""
-        _WHERE.pack_into(self._page, 8, span, seq, since)
+        count = self._page[_COUNT_AT] + 1 & 255
+        _WHERE.pack_into(self._page, _WHERE_AT[count & 1], span, seq, since)
+        self._page[_COUNT_AT] = count
 
     def idle(self) -> None:
         """Note that the worker is between spans."""
-        _WHERE.pack_into(self._page, 8, _IDLE, _IDLE, 0.0)
+        self.at(_IDLE, _IDLE, 0.0)
 
     def entering(self, folder: bytes) -> None:
         """Note the folder that the worker is going to write to."""
         self._page[_FOLDER_AT : _FOLDER_AT + len(folder)] = folder
-        struct.pack_into("<H", self._page, _FOLDER_AT - 2, len(folder))
+        _LENGTH.pack_into(self._page, _LENGTH_AT, len(folder))
 
     def read(self) -> Note:
         """What the slot says now."""
-        pid, span, seq, since, length = _FIELDS.unpack_from(self._page, 0)
-        folder = self._page[_FOLDER_AT : _FOLDER_AT + length]
-        return Note(pid, span, None if seq == _IDLE else seq, since, folder)
+        return _note(self._page, 0)
 
     def close(self) -> None:
         """Unmap the page."""
@@ -80,9 +89,16 @@ def read_notes(path: str) -> list[Note]:
             data = file.read()
     except OSError:
         return []
-    notes = []
-    for start in range(0, len(data) - _SIZE + 1, _SIZE):
-        pid, span, seq, since, length = _FIELDS.unpack_from(data, start)
-        folder = data[start + _FOLDER_AT : start + _FOLDER_AT + length]
-        notes.append(Note(pid, span, None if seq == _IDLE else seq, since, folder))
-    return notes
+    return [_note(data, start) for start in range(0, len(data) - _SIZE + 1, _SIZE)]
+
+
+def _note(page: mmap.mmap | bytes, start: int) -> Note:
+    """What the page that begins at `start` says."""
+    count = -1
+    while page[start + _COUNT_AT] != count:  # the worker has noted more while it was read
+        count = page[start + _COUNT_AT]
+        span, seq, since = _WHERE.unpack_from(page, start + _WHERE_AT[count & 1])
+    (pid,) = _PID.unpack_from(page, start)
+    (length,) = _LENGTH.unpack_from(page, start + _LENGTH_AT)
+    folder = page[start + _FOLDER_AT : start + _FOLDER_AT + length]
+    return Note(pid, span, None if seq == _IDLE else seq, since, folder)

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -59,6 +60,40 @@ def test_what_is_written_is_read(both):
         Note(77, -1, None, 0.0, b"/out/a"),
         Note(78, -1, None, 0.0, b""),
     ] == seen
+
+
+HURRYING = """
+import sys
+from chora_mp.slots import Slot
+slot = Slot(sys.argv[1], 4)
+slot.start(7)
+number = 0
+while True:
+    number += 1
+    slot.at(number, number + 1, number + 2.0)
+    if number % 3 == 0:
+        slot.idle()
+"""
+
+
+def test_never_half_a_note(path):
+    """What is read while the worker writes is one of the things that it wrote: no new record with an old time."""
+    slot = Slot(path, 4)
+    slot.start(7)
+    writer = subprocess.Popen([sys.executable, "-c", HURRYING, path])
+    try:
+        seen = set()
+        end = time.monotonic() + 60
+        while len(seen) < 100_000 and time.monotonic() < end:
+            note = slot.read()
+            seen.add(note.span)
+            what = (note.span, note.seq, note.since)
+            assert what in ((-1, None, 0.0), (note.span, note.span + 1, note.span + 2.0))
+        assert len(seen) == 100_000
+    finally:
+        writer.kill()
+        writer.wait()
+        slot.close()
 
 
 @given(
