@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from chora_mp.findings import NEVER_KNOWN, Claims
+from chora_mp.findings import NEVER_KNOWN
 from chora_mp.sources.chunks import MOST_RECORDS, Chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from chora_mp.ledger import ChunkRow, Ledger
     from chora_mp.selection import Selection
@@ -38,7 +38,6 @@ TO_RENDER = bytes(NEW <= code <= UNKEYED for code in range(256))
 FreshRow = tuple[int, str, str, bytes, int | None]
 """A fresh record: its number, key, path, digest, and the number of the closure that it is rendered with."""
 
-_SHARE = 2**20  # claims looked at together: some 100 MB
 _HERE = f"at BETWEEN number * {MOST_RECORDS} AND number * {MOST_RECORDS} + {MOST_RECORDS - 1}"
 
 
@@ -246,68 +245,3 @@ def _folders(path: str) -> Iterator[str]:
     while folder:
         yield folder
         folder = folder.rpartition("/")[0]
-
-
-def clashing_claims(pieces: Sequence[str], records: int) -> Iterator[tuple[int, int]]:
-    """Numbers of fresh records that may lay claim to one key or path, or to a path and a folder: their hashes agree.
-
-    `pieces`: the files of findings, with so many `records` in all. Taken a share at a time, so that memory stays flat.
-    """
-    shares = 1 + records // _SHARE
-    for share in range(shares):
-        _, twice = _claimed(pieces, "keys", share, shares)
-        yield from _pairs(pieces, "keys", twice)
-        files, twice = _claimed(pieces, "paths", share, shares)
-        yield from _pairs(pieces, "paths", twice)
-        yield from _folder_pairs(pieces, {one for path in pieces for one in Claims.load(path).folders if one in files})
-
-
-def _claimed(pieces: Sequence[str], kind: str, share: int, shares: int) -> tuple[set[int], set[int]]:
-    """All hashes of one share, and those among which some are there twice: nearly always there are none."""
-    seen: set[int] = set()
-    twice: set[int] = set()
-    for path in pieces:
-        claims = _of_share(getattr(Claims.load(path), kind), share, shares)
-        before = len(seen)
-        seen.update(claims)
-        if len(seen) < before + len(claims):
-            twice.update(claims)
-    return seen, twice
-
-
-def _of_share(claims: Sequence[int], share: int, shares: int) -> Sequence[int]:
-    return claims if shares == 1 else [claim for claim in claims if claim % shares == share]
-
-
-def _pairs(pieces: Sequence[str], kind: str, twice: set[int]) -> Iterator[tuple[int, int]]:
-    """The first record with each of these claims, with every other."""
-    if not twice:
-        return
-    first: dict[int, int] = {}
-    for seq, claim in _claims(pieces, kind):
-        if claim in twice and first.setdefault(claim, seq) != seq:
-            yield first[claim], seq
-
-
-def _folder_pairs(pieces: Sequence[str], folders: set[int]) -> Iterator[tuple[int, int]]:
-    """Records whose path may be one of these folders, with the first whose path leads through it."""
-    if not folders:
-        return
-    above: dict[int, int] = {}
-    base = 0
-    for path in pieces:
-        claims = Claims.load(path)
-        for folder in folders & claims.folders.keys():
-            above.setdefault(folder, base + claims.folders[folder])
-        base += claims.records
-    yield from ((above[claim], seq) for seq, claim in _claims(pieces, "paths") if claim in folders)
-
-
-def _claims(pieces: Sequence[str], kind: str) -> Iterator[tuple[int, int]]:
-    """Number in the source and hash of every claim."""
-    base = 0
-    for path in pieces:
-        claims = Claims.load(path)
-        seqs, hashes = getattr(claims, f"{kind[:-1]}_seqs"), getattr(claims, kind)
-        yield from ((base + seq, claim) for seq, claim in zip(seqs, hashes, strict=True))
-        base += claims.records

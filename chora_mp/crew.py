@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import BrokenExecutor, Future
+from collections import Counter, deque
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from typing import TYPE_CHECKING, Any, Self
 
 from chora_mp.errors import WorkerError
@@ -83,18 +83,25 @@ class Crew:
 
         Raises as `ask`.
         """
-        waiting = deque(tasks)
+        waiting = deque(enumerate(tasks))
         wanted = min(self.lane.most, max(1, len(waiting) // 2))
         while len(self.seats) < wanted:
             self.open()
-        asked: deque[tuple[Seat, tuple[Any, ...], Future[Any]]] = deque()
-        for turn in range(len(waiting)):
-            if len(asked) >= wanted * self.lane.depth:
-                yield self._answer(*asked.popleft())
-            seat, task = self.seats[turn % len(self.seats)], waiting.popleft()
-            asked.append((seat, task, seat.submit(*task)))
-        while asked:
-            yield self._answer(*asked.popleft())
+        asked: dict[Future[Any], tuple[int, Seat, tuple[Any, ...]]] = {}
+        answers: dict[int, Any] = {}
+        following = 0
+        while waiting or asked:
+            while waiting and len(asked) < len(self.seats) * self.lane.depth:
+                busy = Counter(seat.number for _, seat, _ in asked.values())
+                seat = min(self.seats, key=lambda one: busy[one.number])
+                number, task = waiting.popleft()
+                asked[seat.submit(*task)] = number, seat, task
+            for future in wait(asked, return_when=FIRST_COMPLETED).done:
+                number, seat, task = asked.pop(future)
+                answers[number] = self._answer(seat, task, future)
+            while following in answers:
+                yield answers.pop(following)
+                following += 1
 
     def _answer(self, seat: Seat, task: tuple[Any, ...], future: Future[Any]) -> Any:
         try:

@@ -7,13 +7,21 @@ import os
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from chora_mp.claims import Claims
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHOSEN, LEFT_OUT, UNKEYED = 1, 2, 3
 """What is said of a fresh record: it is asked for; it is not; it has no key: no record, or no such name."""
 
 EXPECTED = "expected"
 """The file in the run's scratch folder that lists the files of findings, where keys and paths may vary."""
+
+CLAIMS = ".claims"
+"""Ends the name of the file with the claims, beside that with the other findings."""
 
 NEVER_KNOWN = -1
 """Stands for the count of keys in a chunk with records that have none: it is looked at in every run."""
@@ -32,10 +40,8 @@ FaultFound = tuple[int, int | None, str]
 class Findings:
     """Numbers and lines count from 0 at the piece's beginning.
 
-    `flags` has a byte for each fresh record, in order. `keys` and `paths` are hashes, the same for all workers of a
-    run, with the numbers of the records that lay claim to them; `folders` maps those of the folders that paths lead
-    through to the first record that needs the folder. `rows`, `names` (how many records have each) and `faults` are
-    there only where they are asked for.
+    `flags` has a byte for each fresh record, in order; `keys`, `paths` and `folders` are what they claim (`Claims`).
+    `rows`, `names` (how many records have each) and `faults` are there only where they are asked for.
     """
 
     records: int = 0
@@ -44,9 +50,7 @@ class Findings:
     chunks: list[ChunkFound] = field(default_factory=list)
     flags: bytearray = field(default_factory=bytearray)
     keys: array[int] = field(default_factory=lambda: array("q"))
-    key_seqs: array[int] = field(default_factory=lambda: array("I"))
     paths: array[int] = field(default_factory=lambda: array("q"))
-    path_seqs: array[int] = field(default_factory=lambda: array("I"))
     folders: dict[int, int] = field(default_factory=dict)
     rows: list[RecordFound] = field(default_factory=list)
     templates: set[str] = field(default_factory=set)
@@ -58,9 +62,15 @@ class Findings:
         plain = (self.records, self.lines, self.unkeyed, self.chunks, bytes(self.flags), self.rows)
         with open(path, "wb") as file:
             file.write(marshal.dumps((*plain, self.templates, dict(self.names), self.faults)))
-        claims = [one.tobytes() for one in (self.keys, self.key_seqs, self.paths, self.path_seqs)]
-        with open(path + ".claims", "wb") as file:
-            file.write(marshal.dumps((self.records, *claims, self.folders)))
+        Claims(self.records, list(self._fresh()), self.keys, self.paths, self.folders).save(path + CLAIMS)
+
+    def _fresh(self) -> Iterator[tuple[int, int]]:
+        """The runs of fresh records."""
+        first = 0
+        for _, _, _, records, _, number in self.chunks:
+            if number is None:
+                yield first, records
+            first += records
 
     @classmethod
     def load(cls, path: str) -> Findings:
@@ -70,24 +80,6 @@ class Findings:
         found = cls(records, lines, unkeyed, chunks, bytearray(flags), rows=rows)
         found.templates, found.names, found.faults = templates, Counter(names), faults
         return found
-
-
-class Claims(NamedTuple):
-    """What a piece's records, so many of them, lay claim to; fields as in `Findings`."""
-
-    records: int
-    keys: array[int]
-    key_seqs: array[int]
-    paths: array[int]
-    path_seqs: array[int]
-    folders: dict[int, int]
-
-    @classmethod
-    def load(cls, path: str) -> Claims:
-        """The claims beside the findings in the file `path`. Raises `OSError`."""
-        with open(path + ".claims", "rb") as file:
-            records, keys, key_seqs, paths, path_seqs, folders = marshal.loads(file.read())
-        return cls(records, array("q", keys), array("I", key_seqs), array("q", paths), array("I", path_seqs), folders)
 
 
 def load_rows(path: str) -> list[tuple[Any, ...]]:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chora_mp import comparison
 from chora_mp.bundle import digest_of
-from chora_mp.comparison import REASONS, TO_RENDER, Comparison, Layout, clashing_claims
+from chora_mp.claims import shares
+from chora_mp.comparison import REASONS, TO_RENDER, Comparison, Layout
 from chora_mp.errors import JobError, SourceError
-from chora_mp.findings import CHOSEN, EXPECTED, UNKEYED, Findings
+from chora_mp.findings import CHOSEN, CLAIMS, EXPECTED, UNKEYED, Findings
 from chora_mp.ledger import ChunkRow, Known, file_digest
 from chora_mp.outputs import Folder, orphans, output_at, suspects
 from chora_mp.records import Input, ScanOrders
@@ -255,9 +256,7 @@ class Planner:
         layout = self._laid_out({row.number: row for row in known.values()} if known else {})
         if not self._pure:
             self._leave_expectations()
-        self._refuse_clashes(
-            itertools.chain(self._repeated, clashing_claims(self._pieces, layout.chunks.records)), layout
-        )
+        self._refuse_clashes(itertools.chain(self._repeated, self._clashing_claims(layout.chunks.records)), layout)
         return layout
 
     def _leave_expectations(self) -> None:
@@ -318,6 +317,12 @@ class Planner:
             return False
 
     # -- clashes
+
+    def _clashing_claims(self, records: int) -> Iterator[tuple[int, int]]:
+        """Numbers of fresh records that may lay claim to one key or path, or to a path and a folder."""
+        pieces = [path + CLAIMS for path in self._pieces]
+        found = self._crew.ask_all([("clashes", pieces, *share) for share in shares(records)])
+        return itertools.chain.from_iterable(found)
 
     def _refuse_clashes(self, clashes: Iterator[tuple[int, int]], layout: Layout) -> None:
         """End the run if two records lay claim to one key or path; both are named by where they stand."""

@@ -11,6 +11,7 @@ from hashlib import blake2b
 from itertools import repeat
 from typing import TYPE_CHECKING
 
+from chora_mp.claims import NOTHING
 from chora_mp.findings import CHOSEN, LEFT_OUT, NEVER_KNOWN, UNKEYED, Findings
 from chora_mp.records import BadRecord
 from chora_mp.sinks import PathError, are_sound, components, is_sound
@@ -108,8 +109,6 @@ class Scan:
         found.keys.extend(map(hash, keys))
         found.paths.extend(map(hash, paths))
         seqs = range(first, first + count)
-        found.key_seqs.extend(seqs)
-        found.path_seqs.extend(seqs)
         for seq, path in zip(seqs, paths, strict=True):
             folder = path.rpartition("/")[0]
             if folder != self._folder:
@@ -138,7 +137,7 @@ class Scan:
                 found.unkeyed += 1
                 # What has no key belongs to the first shard, so that it is reported once.
                 first = self._orders.selection.shard is None or self._orders.selection.shard[0] == 1
-                found.flags.append(UNKEYED if first else LEFT_OUT)
+                self._leave(UNKEYED if first else LEFT_OUT)
             else:
                 selected += self._belongs
             found.records += 1
@@ -158,7 +157,7 @@ class Scan:
             return False
         self._belongs = self._shard is None or self._shard(key)
         if not self._belongs:
-            self._found.flags.append(LEFT_OUT)
+            self._leave(LEFT_OUT)
             return True
         if renderer.key is None:
             if renderer.path is not None and not self._is_sound(path):
@@ -175,17 +174,18 @@ class Scan:
             self._found.rows.append((self._found.records, storable(key), storable(path), digest(raw), template))
         return True
 
+    def _leave(self, flag: int) -> None:
+        """Note a record that claims nothing."""
+        self._found.flags.append(flag)
+        self._found.keys.append(NOTHING)
+        self._found.paths.append(NOTHING)
+
     def _claim(self, key: str, path: str) -> None:
-        """Note which key and path a record lays claim to, and the folders on the way; none with what is empty."""
-        found = self._found
+        """Note which key and path a record lays claim to, if any, and the folders on the way."""
+        found, keyed = self._found, path or self._renderer.key is not None
         found.flags.append(CHOSEN if self._chosen is None or self._chosen(key) else LEFT_OUT)
-        if path or self._renderer.key is not None:
-            found.keys.append(hash(key))
-            found.key_seqs.append(found.records)
-        if not path:
-            return
-        found.paths.append(self._hash(path) if self._orders.folds else hash(path))
-        found.path_seqs.append(found.records)
+        found.keys.append(hash(key) if keyed else NOTHING)
+        found.paths.append(self._hash(path) if path else NOTHING)
         folder = path.rpartition("/")[0]
         if folder != self._folder:
             self._enter(folder, found.records)

@@ -95,6 +95,12 @@ class Worker:
             raise SourceError(f"{orders.input.name}: cannot be read: {error.strerror}") from None
         found.save(into)
 
+    def clashes(self, pieces: list[str], kind: str, share: int, count: int) -> list[tuple[int, int]]:
+        """Numbers of records that may lay claim to one key or path, of a share of those in the files `pieces`."""
+        from chora_mp.claims import clashes  # noqa: PLC0415  (as above)
+
+        return clashes(pieces, kind, share, count)
+
     def survey(self, names: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
         """What is wrong with the templates that the job reaches, and place and name of all that they take from records.
 

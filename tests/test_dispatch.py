@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from array import array
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chora_mp import Job, WorkerError, batch_generate, batch_generate_stream
+from chora_mp.claims import Claims
 from chora_mp.crew import Crew
 from chora_mp.dispatch import SPAN_SECONDS, Dispatch, Pace
-from chora_mp.records import Input, Outcome
+from chora_mp.lanes import ProcessLane
+from chora_mp.records import Input, Orders, Outcome
 from chora_mp.slots import Note
 from chora_mp.sources.chunks import Chunks, FileSpans
 
@@ -378,6 +381,25 @@ def test_a_slow_source_holds_no_result_back(tmp_path: Path) -> None:
     for item in batch_generate_stream(job, slowly(), keep_text=True):
         story.append(("got", item.seq))  # noqa: PERF401  (told while it goes on)
     assert [] == [n for n in range(3, 8) if story.index(("got", n)) > story.index(("asked", n + 2))]
+
+
+def test_tasks_are_shared_and_answered_in_order(project: Project) -> None:
+    """Answers come in the order of the tasks, from as many workers as there is work for, and from new ones for dead."""
+    files = [str(project.folder / f"claims-{number}") for number in range(12)]
+    for number, file in enumerate(files):
+        keys = array("q", range(50_000 if number % 4 == 0 else 2))
+        keys[-1] = 0
+        Claims(len(keys), [(0, len(keys))], keys, keys, {}).save(file)
+    scratch = str(project.folder)
+    with Crew(ProcessLane(Orders(f"{scratch}/bundle", None, scratch, ".t"), 2)) as crew:
+        for die in (False, True):
+            answers = crew.ask_all([("clashes", [file], "keys", 0, 1) for file in files])
+            first = next(answers)
+            if die:
+                crew.seats[-1].kill()
+            found = [first, *answers]
+            assert [[(0, 49_999)] if number % 4 == 0 else [(0, 1)] for number in range(12)] == found
+        assert 2 == crew.most_open
 
 
 def test_a_stopped_dispatch_hands_out_nothing_more() -> None:

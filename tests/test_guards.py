@@ -24,7 +24,7 @@ LAYERS = [
     {"sizing", "units", "failures", "selection"},
     {"job", "yamlmerge", "yamlfile", "jobvalues", "jobsections", "jobfile"}
     | {"machine", "environment", "bundle", "imports", "closures", "slots", "sinks", "sources"}
-    | {"state", "ledger", "looks", "outputs", "findings"},
+    | {"state", "ledger", "looks", "outputs", "claims", "findings"},
     {"worker", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning", "dispatch"},
     {"progress"},
     {"batch", "upkeep"},

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chora_mp.bundle import take_bundle
-from chora_mp.findings import CHOSEN, LEFT_OUT, NEVER_KNOWN, UNKEYED, Claims, Findings
+from chora_mp.claims import NOTHING, Claims
+from chora_mp.findings import CHOSEN, CLAIMS, LEFT_OUT, NEVER_KNOWN, UNKEYED, Findings
 from chora_mp.job import Job, Output
 from chora_mp.records import BadRecord, Input, ScanOrders
 from chora_mp.scan import Scan
@@ -185,7 +186,7 @@ def test_no_record_has_no_key(bench, line):
     """What is no record has no key, also where the path, which is the key, is the same for all."""
     bench.lines(line)
     found = bench.found(bench.renderer("all.txt"))
-    assert (1, bytes([UNKEYED]), []) == (found.unkeyed, bytes(found.flags), list(found.paths))
+    assert (1, bytes([UNKEYED]), [NOTHING]) == (found.unkeyed, bytes(found.flags), list(found.paths))
 
 
 @pytest.mark.parametrize("spooled", [False, True])
@@ -220,9 +221,7 @@ def test_what_is_told_of_records(bench):
         ],
     )
     expected.keys.extend(hashes("1", "2", "3"))
-    expected.key_seqs.extend(range(3))
-    expected.paths.extend(hashes("a/b/x", "a/y"))  # the third path is none: it has half a character
-    expected.path_seqs.extend(range(2))
+    expected.paths.extend([*hashes("a/b/x", "a/y"), NOTHING])  # the third path is none: it has half a character
     assert told(expected) == told(bench.found(bench.renderer("{{ name }}", "{{ id }}"), rows=True))
 
 
@@ -271,7 +270,7 @@ def test_a_job_without_output(bench):
     """Where nothing is written there are keys and no paths."""
     bench.lines({"name": "a"}, {"name": "b"})
     found = bench.found(bench.renderer(None, "{{ name }}"), rows=True)
-    assert (hashes("a", "b"), [], {}) == (list(found.keys), list(found.paths), found.folders)
+    assert (hashes("a", "b"), [NOTHING] * 2, {}) == (list(found.keys), list(found.paths), found.folders)
     assert [("a", ""), ("b", "")] == [row[1:3] for row in found.rows]
 
 
@@ -296,7 +295,9 @@ def test_unkeyed_records(bench, key, good, bad):
     bench.lines(good, bad, good)
     found = bench.found(bench.renderer(key=key), rows=True)
     assert (1, 3, bytes([CHOSEN, UNKEYED, CHOSEN])) == (found.unkeyed, found.records, bytes(found.flags))
-    assert [[0, 2]] * 3 == [list(found.key_seqs), list(found.path_seqs), [row[0] for row in found.rows]]
+    assert [NOTHING] == list(found.keys[1:2]) == list(found.paths[1:2])
+    assert NOTHING not in {*found.keys[::2], *found.paths[::2]}
+    assert [0, 2] == [row[0] for row in found.rows]
     assert [(3, NEVER_KNOWN)] == [chunk[3:5] for chunk in found.chunks]
 
 
@@ -304,8 +305,8 @@ def test_a_path_that_fails_is_its_items_affair(bench):
     """A record whose path cannot be told has its key all the same, and lays claim to no path."""
     bench.lines({"id": "1", "name": "a/b"}, {"id": "2"}, {"id": "3", "name": ""})
     found = bench.found(bench.renderer("{{ name }}", "{{ id }}"), rows=True)
-    assert (0, hashes("1", "2", "3"), hashes("a/b")) == (found.unkeyed, list(found.keys), list(found.paths))
-    assert ([0, 1, 2], [0]) == (list(found.key_seqs), list(found.path_seqs))
+    assert (0, hashes("1", "2", "3")) == (found.unkeyed, list(found.keys))
+    assert [hash("a/b"), NOTHING, NOTHING] == list(found.paths)
     assert ["a/b", "", ""] == [row[2] for row in found.rows]
     assert [3] == [chunk[4] for chunk in found.chunks]
 
@@ -337,10 +338,12 @@ def test_a_path_that_leads_nowhere(bench, path, spooled):
     if spooled:
         bench.file.write_bytes(b"".join(frame(None, record) for record in records))
     found = bench.found(bench.renderer("{{ name }}", "{{ id }}"), rows=True, spooled=spooled)
-    assert (4, 3, {hash("n"): 0}, 0) == (len(found.keys), len(found.paths), found.folders, found.unkeyed)
+    assert ({hash("n"): 0}, 0) == (found.folders, found.unkeyed)
+    assert (4, 4, [NOTHING]) == (len(found.keys), len({*found.keys}), list(found.paths[3:]))
     assert ["n/0", "n/1", "n/2", ""] == [row[2] for row in found.rows]
     found = bench.found(bench.renderer("{{ name }}"), rows=True, spooled=spooled)
-    assert (3, 3, {hash("n"): 0}, 1) == (len(found.keys), len(found.paths), found.folders, found.unkeyed)
+    assert ({hash("n"): 0}, 1) == (found.folders, found.unkeyed)
+    assert [NOTHING] == list(found.keys[3:]) == list(found.paths[3:])
     assert [0, 1, 2] == [row[0] for row in found.rows]
 
 
@@ -348,7 +351,8 @@ def test_neither_key_nor_path(bench):
     """Where a job has no output and no key, nothing is claimed: no two records are in each other's way."""
     bench.lines({"name": "a"}, {"name": "b"})
     found = bench.found(bench.renderer(None))
-    assert ([], [], bytes([CHOSEN] * 2), 0) == (list(found.keys), list(found.paths), bytes(found.flags), found.unkeyed)
+    assert [NOTHING] * 2 == list(found.keys) == list(found.paths)
+    assert (bytes([CHOSEN] * 2), 0) == (bytes(found.flags), found.unkeyed)
 
 
 @pytest.mark.parametrize("path", ["{{ leave() }}", "{{ name }}"])
@@ -417,7 +421,8 @@ def test_what_is_fresh_beside_what_is_known(bench, parsed):
     fresh = [seq for seq, *_ in again.rows]
     assert len(parsed) == len(fresh) == len(again.flags) < 60
     assert {50, 100} <= set(fresh)
-    assert fresh == list(again.key_seqs) == list(again.path_seqs)
+    again.save(str(bench.folder / "found"))
+    assert fresh == list(Claims.load(str(bench.folder / "found") + CLAIMS).seqs())
     expected = ["new" if seq == 50 else "last" if seq == 100 else f"n{seq:03}" for seq in fresh]
     assert [f"{name}.txt" for name in expected] == [row[1] for row in again.rows]
     assert hashes(*(f"{name}.txt" for name in expected)) == list(again.keys)
@@ -446,7 +451,7 @@ def test_shards_part_the_keys(bench_with_all, names, count, broken):
     renderer = renderers["{{ name }}.txt", "{{ name }}"]
     shards = [bench.found(renderer, Selection(shard=(number, count)), rows=True) for number in range(1, count + 1)]
     assert sorted(names) == sorted(row[1] for found in shards for row in found.rows)
-    assert sorted(hashes(*names)) == sorted(claim for found in shards for claim in found.keys)
+    assert sorted(hashes(*names)) == sorted(claim for found in shards for claim in found.keys if claim != NOTHING)
     for number, found in enumerate(shards, 1):
         seqs = [row[0] for row in found.rows]
         flags = [CHOSEN if seq in seqs else LEFT_OUT for seq in range(len(names))]
@@ -477,7 +482,8 @@ def test_flags_say_what_is_asked_for(bench, selection, chosen):
     bench.lines(*({"name": name} for name in names), {"nome": "a"}, b"null")
     found = bench.found(bench.renderer("x/{{ name }}", "{{ name }}"), selection)
     assert [*(CHOSEN if name in chosen else LEFT_OUT for name in names), UNKEYED, UNKEYED] == list(found.flags)
-    assert (hashes(*names), hashes(*(f"x/{name}" for name in names))) == (list(found.keys), list(found.paths))
+    assert [*hashes(*names), NOTHING, NOTHING] == list(found.keys)
+    assert [*hashes(*(f"x/{name}" for name in names)), NOTHING, NOTHING] == list(found.paths)
 
 
 # ---- file systems that take A for a ----------------------------------------------------------------------
@@ -552,9 +558,9 @@ def test_findings_come_through_a_file(bench_with_all, records):
     found.faults.append((1, None, "broken"))
     path = str(bench.folder / "findings")
     found.save(path)
-    claims = Claims.load(path)
+    claims = Claims.load(path + CLAIMS)
     again = Findings.load(path)
-    assert [] == [*again.keys, *again.key_seqs, *again.paths, *again.path_seqs, *again.folders]
-    for name in ("keys", "key_seqs", "paths", "path_seqs", "folders"):
+    assert [] == [*again.keys, *again.paths, *again.folders]
+    for name in ("keys", "paths", "folders"):
         setattr(again, name, getattr(claims, name))
     assert told(found) == told(again)

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from chora_mp import seats
 from chora_mp.bundle import take_bundle
+from chora_mp.claims import Claims
 from chora_mp.errors import ChoraError, SourceError, TemplateError, WorkerError
-from chora_mp.findings import EXPECTED, Claims, Findings, load_rows
+from chora_mp.findings import CLAIMS, EXPECTED, Findings, load_rows
 from chora_mp.job import JinjaOptions, Job, Output
 from chora_mp.records import BadRecord, Failure, Input, Orders, Outcome, Place, ScanOrders, Span
 from chora_mp.selection import Selection
@@ -695,7 +696,7 @@ def test_scan(shop):
     worker.scan(ScanOrders(span.input, Selection()), 0, span.input.stamp[0], into)
     found = Findings.load(into)
     assert (2, 3, 0) == (found.records, found.lines, found.unkeyed)
-    assert [hash("a.txt"), hash("b.txt")] == list(Claims.load(into).paths)
+    assert [hash("a.txt"), hash("b.txt")] == list(Claims.load(into + CLAIMS).paths)
     absent = ScanOrders(Input("/nowhere", spooled=False, name="data.jsonl"), Selection())
     with pytest.raises(SourceError) as caught:
         worker.scan(absent, 0, 1, into)

@@ -36,18 +36,21 @@ def read_chunks(path: str, start: int, end: int) -> Iterator[tuple[int, list[byt
             while not file.readline(_PART).endswith(b"\n"):
                 if not start <= file.tell() < end:  # one line goes through all of this part
                     return
-        offset = position = file.tell()
-        lines: list[bytes] = []
-        for text in file:
-            if position >= end:
-                break
-            lines.append(text)
-            position += len(text)
-            if position - offset >= LEAST_BYTES and ends_chunk(text, position - offset):
-                yield offset, lines
-                offset, lines = position, []
-        if lines:
+        offset = file.tell()
+        while offset < end and (
+            lines := file.readlines(max(1, LEAST_BYTES - 1))
+        ):  # together up to the first possible end
+            position = offset + sum(map(len, lines))
+            while position - len(lines[-1]) >= end:  # the lines of the next piece
+                position -= len(lines.pop())
+            text = lines[-1]
+            while position < end and not ends_chunk(text, position - offset):
+                if not (text := file.readline()):
+                    break
+                lines.append(text)
+                position += len(text)
             yield offset, lines
+            offset = position
 
 
 def read_lines(file: Iterable[bytes], line: int, skip: int) -> Iterator[tuple[int, bytes]]:
