@@ -295,7 +295,9 @@ class _Run:
     def _planned(self, bundle: Bundle, crew: Crew, state: State) -> Plan:
         if self._records is not None:
             crew.ask("prepare")
-            return Plan(StreamSpans(self._records), len(self._records) if isinstance(self._records, Sized) else None)
+            first = self._ledger.next_number() if self._ledger else 1
+            spans = StreamSpans(self._records, first * MOST_RECORDS)
+            return Plan(spans, len(self._records) if isinstance(self._records, Sized) else None)
         assert self._job.source is not None  # noqa: S101  (the constructor raised otherwise)
         self._tell(ReadingStarted(self._job.name, self._job.source.name))
         with _own_files(state):
@@ -367,18 +369,13 @@ class _Run:
 
     def _record(self, state: State, span: Span, outcome: Outcome) -> None:
         """Take down what became of a span."""
-        ledger, plan = self._ledger, self._plan
-        if ledger is None or plan is None:
+        ledger = self._ledger
+        if ledger is None:
             return
         with _own_files(state):
             rows = load_rows(outcome.rows) if outcome.rows else []
-        failures = [item for item in outcome.items if item.error]
-        if plan.layout is not None:
-            ledger.record(plan.layout.placed(rows), ((_place(item, plan.layout.at), item) for item in failures))
-        else:
-            first = ledger.next_number() * MOST_RECORDS - span.seq
-            at = first.__add__
-            ledger.record(((at(row[0]), *row[1:]) for row in rows), ((_place(item, at), item) for item in failures))
+        failures = ((_place(item, span), item) for item in outcome.items if item.error)
+        ledger.record(rows, failures)
 
     def _prune(self, ledger: Ledger, plan: Plan) -> None:
         """Remove the outputs whose record is gone, but for those that somebody has edited since."""
@@ -429,9 +426,9 @@ def _own_files(state: State) -> Iterator[None]:
         raise OutputError(f"{shown(error.filename or state.scratch)}: {error.strerror or error}") from None
 
 
-def _place(item: ItemResult, at: Callable[[int], int]) -> int | None:
+def _place(item: ItemResult, span: Span) -> int | None:
     """Where a failed item stands in the ledger; nowhere if it has no key."""
-    return None if item.unkeyed else at(item.seq)
+    return None if item.unkeyed else span.at(item.seq)
 
 
 def _unchanged(ledger: Ledger, layout: Layout) -> Iterator[tuple[ItemResult, ...]]:

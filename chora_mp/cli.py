@@ -143,6 +143,7 @@ def render(
 
 
 def _render(job: Job, wishes: dict[str, Any], observers: list[Observer], summary: str | None, *, quiet: bool) -> None:
+    _start_ahead(job)
     from chora_mp.batch import batch_generate  # noqa: PLC0415
 
     with _Signals() as signals:
@@ -156,6 +157,16 @@ def _render(job: Job, wishes: dict[str, Any], observers: list[Observer], summary
     _report(result, job, summary, quiet)
     if result.failed:
         sys.exit(1)
+
+
+def _start_ahead(job: Job) -> None:
+    """Have workers got ready while this process imports the rest, where it is the first run: there surely is work."""
+    from chora_mp.sinks import STATE_FOLDER  # noqa: PLC0415
+
+    if job.workers != 0 and job.output and not os.path.exists(os.path.join(job.output.dir, STATE_FOLDER)):
+        from chora_mp.seats import Server  # noqa: PLC0415
+
+        Server.start_ahead()
 
 
 def _dry_run(

@@ -7,7 +7,7 @@ where they had them. Nothing here takes memory an item but one byte.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chora_mp.findings import NEVER_KNOWN
 from chora_mp.sources.chunks import MOST_RECORDS, Chunks
@@ -72,16 +72,6 @@ class Layout:
     def at(self, seq: int) -> int:
         """A record's place in the ledger."""
         return seq + self.chunks.at(self.chunks.index(seq))
-
-    def placed(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-        """The rows, in the order of their records' numbers, which come first in each, with the places instead."""
-        shift = start = end = 0
-        for row in rows:
-            seq = row[0]
-            if not start <= seq < end:
-                index = self.chunks.index(seq)
-                start, end, shift = self.chunks.seq[index], self.chunks.end(index), self.chunks.at(index)
-            yield (seq + shift, *row[1:])
 
 
 class Comparison:

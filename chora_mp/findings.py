@@ -82,9 +82,12 @@ class Findings:
         return found
 
 
-def load_rows(path: str) -> list[tuple[Any, ...]]:
-    """What a worker has left for the ledger in the file `path`, which goes. Raises `OSError`."""
+def load_rows(path: str) -> list[Any]:
+    """What a worker has left for the ledger in the file `path`, which goes: the values of one row after the other.
+
+    Raises `OSError`.
+    """
     with open(path, "rb") as file:
-        rows: list[tuple[Any, ...]] = marshal.loads(file.read())
+        values: list[Any] = marshal.loads(file.read())
     os.unlink(path)
-    return rows
+    return values

@@ -164,7 +164,7 @@ class ProcessLane:
     def open(self) -> ProcessSeat:
         """Open one more seat; its process starts with its first task. Raises `WorkerError`."""
         try:
-            self._server = self._server or seats.Server()
+            self._server = self._server or seats.Server.next()
             return ProcessSeat(self._numbers(), self._orders, self._slots, self._server)
         except OSError as error:
             raise WorkerError(f"cannot open a seat for a worker: {error}") from None

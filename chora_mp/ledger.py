@@ -66,6 +66,8 @@ _STEPS = (
 """What makes a ledger of each version one of the next; all of them together make a new one."""
 
 VERSION = len(_STEPS)
+_ROW = ("at", "key", "path", "input", "closure", "digest", "size", "mtime", "inode", "duration")
+_ROWS_TOGETHER = 64  # in one statement: three quarters of what 64 statements cost
 _COUNTS = ("total", "successful", "failed", "unchanged", "not_reached", "pruned", "seconds", "written", "workers")
 _JSON = {"failures": "error", "closures": "parts", "sources": "closures", "runs": "sizing, options"}
 _MAGIC = b"SQLite format 3\0"
@@ -288,20 +290,27 @@ class Ledger:
 
     # -- what was done
 
-    def record(self, rows: Iterable[tuple[Any, ...]], failures: Iterable[tuple[int | None, ItemResult]]) -> None:
+    def record(self, values: Sequence[Any], failures: Iterable[tuple[int | None, ItemResult]]) -> None:
         """Take down what became of a span, in one transaction.
 
-        `rows`: where each rendered item stands in the ledger, then a worker's row without its first field. `failures`
-        with the same; None where the item has no key, and so no place.
+        `values`: the rows of the rendered items, one after the other, as a worker leaves them. `failures`: with where
+        each stands in the ledger; None where the item has no key, and so no place.
         """
+        width, together = len(_ROW), len(_ROW) * _ROWS_TOGETHER
+        many = self._insert(_ROWS_TOGETHER)
+        cut = len(values) // together * together
         with self._told(), self.transaction():
-            self.db.executemany(
-                "INSERT OR REPLACE INTO outputs (at, key, path, input, closure, digest, size, mtime, inode, duration, "
-                f"attempts, run) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, {self.run})",
-                rows,
-            )
+            for start in range(0, cut, together):
+                self.db.execute(many, values[start : start + together])
+            rest = (values[start : start + width] for start in range(cut, len(values), width))
+            self.db.executemany(self._insert(1), rest)
             for at, item in failures:
                 self._record_failure(at, item)
+
+    def _insert(self, rows: int) -> str:
+        """The statement that takes down so many rows."""
+        row = f"({'?, ' * len(_ROW)}1, {self.run})"
+        return f"INSERT OR REPLACE INTO outputs ({', '.join(_ROW)}, attempts, run) VALUES {', '.join([row] * rows)}"
 
     def _record_failure(self, at: int | None, item: ItemResult) -> None:
         error = json.dumps(asdict(item.error) if item.error else None)

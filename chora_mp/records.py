@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ class Span:
 
     `seq` is the first record's number. Reading starts at byte `offset` of `input`, which is the start of line `line`,
     and passes over `skip` records. `data` holds the records themselves, framed as in a spool, where there is no file.
-    `picks` has a byte for each of the records, 1 for those to render; None: all of them.
+    `picks` has a byte for each of the records, 1 for those to render; None: all of them. `shifts` tells where records
+    stand in the ledger: pairs of a record's number, and what is to be added to it and to those that follow.
     """
 
     input: Input
@@ -165,6 +166,7 @@ class Span:
     skip: int = 0
     data: bytes | None = None
     picks: bytes | None = None
+    shifts: tuple[tuple[int, int], ...] = ((0, 0),)
 
     @property
     def size(self) -> int:
@@ -180,13 +182,15 @@ class Span:
     def after(self, done: int) -> Span:
         """What is left of the span when its first `done` records are dealt with."""
         picks = None if self.picks is None else self.picks[done:]
-        seq, skip = self.seq + done, self.skip + done
-        return Span(self.input, seq, self.count - done, self.offset, self.line, skip, self.data, picks)
+        return replace(self, seq=self.seq + done, count=self.count - done, skip=self.skip + done, picks=picks)
 
     def first(self, count: int) -> Span:
         """The first `count` records of the span."""
-        picks = None if self.picks is None else self.picks[:count]
-        return Span(self.input, self.seq, count, self.offset, self.line, self.skip, self.data, picks)
+        return replace(self, count=count, picks=None if self.picks is None else self.picks[:count])
+
+    def at(self, seq: int) -> int:
+        """A record's place in the ledger."""
+        return seq + next(shift for first, shift in reversed(self.shifts) if first <= seq)
 
 
 @dataclass(frozen=True, slots=True)

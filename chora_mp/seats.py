@@ -31,8 +31,24 @@ _SHIELDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+_ahead: list[Server] = []
+
+
 class Server:
-    """The fork server of one run. Started by the first worker, ended by `stop`."""
+    """The fork server of one run. Started by the first worker if not before, ended by `stop`."""
+
+    @staticmethod
+    def start_ahead() -> None:
+        """Start the server of this process's next run, while there are other things still to be got ready."""
+        server = Server()
+        with _shield(), _environment():
+            server._server.ensure_running()
+        _ahead.append(server)
+
+    @staticmethod
+    def next() -> Server:
+        """The server that was started ahead, or else a new one."""
+        return _ahead.pop() if _ahead else Server()
 
     def __init__(self) -> None:
         self._server = forkserver.ForkServer()

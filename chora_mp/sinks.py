@@ -86,6 +86,7 @@ class FileSink:
 
     def __init__(self, root: str, temporary: str, entering: Callable[[bytes], None]) -> None:
         self._root = os.path.realpath(os.fsencode(root))
+        self._room = _LONGEST_PATH - len(self._root) - 1
         self._temporary = temporary.encode()
         self._entering = entering
         self._folders: dict[str, tuple[int, bool]] = {}
@@ -98,45 +99,43 @@ class FileSink:
         """
         if not _is_plain(path):
             components(path)
-        if len(self._root) + 1 + len(path.encode()) > _LONGEST_PATH:
+        if 4 * len(path) > self._room and len(path.encode()) > self._room:
             raise PathError(f"output path {path[:60] + '…'!r} is over {_LONGEST_PATH} bytes with its folder")
         above, _, name = path.rpartition("/")
         try:
-            return self._write(path, above, name.encode(), data)
-        except FileNotFoundError:
-            # Somebody removed a folder that we hold open: make it again, once.
-            self.close()
-            return self._write(path, above, name.encode(), data)
-
-    def _write(self, path: str, above: str, name: bytes, data: bytes) -> tuple[int, os.stat_result]:
-        try:
-            folder, new = self._folder(above) if above != self._current else self._folders[above]
-            held = None if new else _holding(folder, name, data)
-            return (0, held) if held else (len(data), self._replace(folder, name, data))
+            try:
+                return self._write(above, name.encode(), data)
+            except FileNotFoundError:
+                # Somebody removed a folder that we hold open: make it again, once.
+                self.close()
+                return self._write(above, name.encode(), data)
         except OSError as error:
             raise type(error)(error.errno, error.strerror, path) from None
 
-    def _replace(self, folder: int, name: bytes, data: bytes) -> os.stat_result:
-        file = self._create(folder)
+    def _write(self, above: str, name: bytes, data: bytes) -> tuple[int, os.stat_result]:
+        folder, new = self._folders[above] if above == self._current else self._folder(above)
+        if not new and (held := _holding(folder, name, data)):
+            return 0, held
+        temporary = self._temporary
+        try:
+            file = os.open(temporary, _NEW, 0o666, dir_fd=folder)
+        except FileExistsError:  # left by a worker that was killed in this very seat
+            os.unlink(temporary, dir_fd=folder)
+            file = os.open(temporary, _NEW, 0o666, dir_fd=folder)
         try:
             try:
-                _write_all(file, data)
+                written = os.write(file, data)
+                while written < len(data):  # a full disk takes a part first and says why at the next call
+                    written += os.write(file, memoryview(data)[written:])
                 status = os.fstat(file)
             finally:
                 os.close(file)
-            os.rename(self._temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-            return status
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(self._temporary, dir_fd=folder)
+                os.unlink(temporary, dir_fd=folder)
             raise
-
-    def _create(self, folder: int) -> int:
-        try:
-            return os.open(self._temporary, _NEW, 0o666, dir_fd=folder)
-        except FileExistsError:  # left by a worker that was killed in this very seat
-            os.unlink(self._temporary, dir_fd=folder)
-            return os.open(self._temporary, _NEW, 0o666, dir_fd=folder)
+        return len(data), status
 
     def _folder(self, path: str) -> tuple[int, bool]:
         """An open descriptor of a folder inside the root, and whether this sink has made the folder."""
@@ -201,12 +200,6 @@ class FileSink:
             os.close(folder)
         self._folders.clear()
         self._current = None
-
-
-def _write_all(file: int, data: bytes) -> None:
-    written = os.write(file, data)
-    while written < len(data):  # a full disk or a file size limit takes a part first and says why at the next call
-        written += os.write(file, memoryview(data)[written:])
 
 
 def _holding(folder: int, name: bytes, data: bytes) -> os.stat_result | None:

@@ -236,7 +236,7 @@ class Renderer:
         self.files: FileSink | None = None
         self.texts: TextSink | None = None
         self._code = code
-        self._documents: dict[str, Document] = {}
+        self.documents: dict[str, Document] = {}
         problems: list[str] = []
         folders = plugin_folders(bundle.plugins, bundle.folder)
         sys.path[:0] = [folder for folder in folders if folder not in sys.path]
@@ -267,14 +267,8 @@ class Renderer:
 
     def document(self, name: str) -> Document:
         """The template of that name, compiled. Raises what compiling it raises."""
-        found = self._documents.get(name)
-        if found is None:
-            found = self._documents[name] = Document(self.environment.get_template(name))
+        found = self.documents[name] = Document(self.environment.get_template(name))
         return found
-
-    def choose(self, variables: dict[str, Any]) -> str:
-        """The name of a record's template."""
-        return self.template.constant or self.template(variables)
 
     def compile_reachable(self) -> dict[str, bytes]:
         """Marshalled code of every template that the job surely may reach, by name.
@@ -387,30 +381,34 @@ class _Pass:
         self._expected = expected
         self._inline = inline
         self._only = re.compile(fnmatch.translate(orders.only)).match if orders.only is not None else None
+        self._one = _Item(renderer)
         self._items: list[ItemResult] = []
         self._weight = 0
+        self._full = False
         self._rendered = self._skipped = self._written = 0
 
     def run(
         self, span: Span, records: Iterator[tuple[int | None, bytes]], parse: Callable[[bytes], Any], budget: float
     ) -> Outcome:
         at = self._slot.at
+        if self._rows:
+            self._rows.begin(span)
         started = since = _clock()
         end = started + budget
         done = size = 0
         for place in span.places():
             seq = span.seq + place
             at(span.seq, seq, since)
-            for _ in range(done, place):  # those that the span does not pick
+            while done < place:  # those that the span does not pick
                 next(records, None)
+                done += 1
             entry = next(records, None)
             if entry is None:
                 self._slot.idle()
                 raise _cut_short(span, seq)
-            self._item(span, seq, *entry, parse, since)
-            done, size = place + 1, size + 1
-            since = _clock()
-            if since > end or self._weight > _FULL_MESSAGE or (self._texts and self._texts.size > _FULL_TEXTS):
+            self._item(span, seq, entry, parse, since)
+            done, size, since = place + 1, size + 1, _clock()
+            if since > end or self._full:
                 break
         self._slot.idle()
         texts = self._texts.store() if self._texts else None
@@ -419,12 +417,13 @@ class _Pass:
         return Outcome(*counts, tuple(self._items), texts, rows, done - size)
 
     def _item(
-        self, span: Span, seq: int, line: int | None, raw: bytes, parse: Callable[[bytes], Any], since: float
+        self, span: Span, seq: int, entry: tuple[int | None, bytes], parse: Callable[[bytes], Any], since: float
     ) -> None:
         """Render one record and note what became of it."""
-        item = _Item(self._renderer)
+        item = self._one
         try:
-            record = parse(raw)
+            item.begin()
+            record = parse(entry[1])
             if record.__class__ is BadRecord:
                 raise _NoRecordError(record)
             item.open(record)
@@ -439,17 +438,18 @@ class _Pass:
                 written, status = self._files.write(item.path, data)
                 self._written += written
                 if self._rows:
-                    self._rows.add(seq, item, raw, data, status, _clock() - since)
+                    self._rows.add(seq, item, entry[1], data, status, _clock() - since)
             if self._texts:
                 self._texts.add(data)
+                self._full |= self._texts.size > _FULL_TEXTS
         except BaseException as error:
             if self._inline and isinstance(error, KeyboardInterrupt):
                 raise
-            self._note(span, seq, line, item, since, failure=item.failure(error))
+            self._note(span, seq, entry[0], item, since, failure=item.failure(error))
             return
         self._rendered += 1
         if self._orders.details:
-            self._note(span, seq, line, item, since, data=data)
+            self._note(span, seq, entry[0], item, since, data=data)
 
     def _note(
         self,
@@ -481,6 +481,7 @@ class _Pass:
         if failure:
             texts = (failure.type, failure.message, failure.template or "", *failure.chain)
             self._weight += 100 + sum(len(text.encode()) + 4 for text in texts)
+        self._full |= self._weight > _FULL_MESSAGE
 
 
 class Expected:
@@ -512,36 +513,46 @@ class Expected:
 class RowSink:
     """Keeps what the ledger is told of each rendered item in one file a span: it is too much for a message.
 
-    A row is the record's number, key, path, digest of the record, number of the template's closure, digest of the
-    document, its size, mtime in ns and inode, and the seconds it took.
+    A row is the record's place in the ledger, its key, path and digest, the number of the template's closure, the
+    digest of the document, its size, mtime in ns and inode, and the seconds it took.
     """
 
     def __init__(self, folder: str, seat: int, closures: dict[str, int]) -> None:
         self._prefix = os.path.join(folder, f"rows-{seat}-")
         self._count = 0
         self._closures = closures
-        self._rows: list[tuple[Any, ...]] = []
+        self._values: list[Any] = []
+        self._shifts: Iterator[tuple[int, int]] = iter(())
+        self._shift, self._following = 0, (sys.maxsize, 0)
+
+    def begin(self, span: Span) -> None:
+        """Turn to a span, whose records come in order."""
+        self._shifts = iter(span.shifts)
+        self._shift, self._following = 0, next(self._shifts)
 
     def add(self, seq: int, item: _Item, raw: bytes, data: bytes, status: os.stat_result, seconds: float) -> None:
         """Keep one more row."""
+        while seq >= self._following[0]:
+            self._shift, self._following = self._following[1], next(self._shifts, (sys.maxsize, 0))
         closure = self._closures.get(item.template)
         if closure is None:  # a template that the scan has not met: its choice is not the same twice
             closure = self._closures[item.template] = item.renderer.closure(item.template).number
         key = item.key if item.key.isascii() else storable(item.key)
         source, document = blake2b(raw, digest_size=16).digest(), blake2b(data, digest_size=16).digest()
-        self._rows.append(
-            (seq, key, item.path, source, closure, document, status.st_size, status.st_mtime_ns, status.st_ino, seconds)
-        )
+        place = seq + self._shift
+        self._values += (
+            place, key, item.path, source, closure, document, len(data), status.st_mtime_ns, status.st_ino, seconds
+        )  # fmt: skip
 
     def store(self) -> str | None:
-        """The file that holds the rows; None where there are none."""
-        if not self._rows:
+        """The file that holds the rows, one after the other; None where there are none."""
+        if not self._values:
             return None
         self._count += 1
         path = f"{self._prefix}{self._count}"
         with open(path, "wb") as file:
-            file.write(marshal.dumps(self._rows))
-        self._rows.clear()
+            file.write(marshal.dumps(self._values))
+        self._values.clear()
         return path
 
 
@@ -553,12 +564,16 @@ class _NoRecordError(Exception):
 
 
 class _Item:
-    """One record on its way to a document; `doing` is the step that an error would belong to."""
+    """One record after the other on its way to a document; `doing` is the step that an error would belong to."""
 
     __slots__ = ("doing", "key", "path", "renderer", "template", "variables")
 
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
+        self.begin()
+
+    def begin(self) -> None:
+        """Turn to the next record."""
         self.key = self.path = self.template = ""
         self.doing = "output.path"
 
@@ -584,9 +599,9 @@ class _Item:
     def render(self) -> bytes:
         """The document, encoded."""
         self.place()
-        self.doing = "template"
-        self.template = self.renderer.choose(self.variables)
-        document = self.renderer.document(self.template)
+        self.doing, renderer = "template", self.renderer
+        name = self.template = renderer.template.constant or renderer.template(self.variables)
+        document = renderer.documents.get(name) or renderer.document(name)
         self.doing = "document"
         return document.render(self.variables).encode()
 
@@ -601,7 +616,7 @@ class _Item:
         if isinstance(error, UnicodeEncodeError) and doing == "document":
             character = error.object[error.start : error.start + 1]
             message = f"the document holds a lone surrogate ({character!r}), which UTF-8 cannot express"
-            return Failure("UnicodeEncodeError", message, self.renderer.choose(self.variables))
+            return Failure("UnicodeEncodeError", message, self.template)
         # What a template's own lines say needs no prefix; of an expression only the job file knows the line.
         prefix = f"{bundle.labels[doing]}: " if doing in bundle.labels else ""
         if isinstance(error, jinja2.TemplateSyntaxError):

@@ -105,11 +105,23 @@ def test_each_record_has_its_chunk(layout, every):
     found, taken = [], set()
     for seq in range(chunks.records):
         index = chunks.index(seq)
-        assert chunks.seq[index] <= seq < chunks.end(index)
+        assert chunks.seq[index] <= seq < [*chunks.seq, chunks.records][index + 1]
         found.append((chunks.number[index], seq - chunks.seq[index]))
         taken.add(chunks.at(index) + seq)
     assert [number * MOST_RECORDS + place for number, place in found] == sorted(taken)
     assert sum(is_record for _, is_record in layout) == len(taken)
+
+
+@given(layout=layouts, every=st.integers(1, 50), data=st.data())
+def test_a_span_knows_the_places_of_its_records(layout, every, data):
+    """Whichever part of a file it is, and whichever part of a span: what chunks say of a place, spans say, too."""
+    chunks = chunked(layout, every)
+    spans = FileSpans(SOURCE, chunks)
+    while span := spans.take(data.draw(st.integers(1, 60))):
+        cut = data.draw(st.integers(0, span.count))
+        for part in (span, span.first(cut), span.after(cut)):
+            for seq in range(part.seq, part.seq + part.count):
+                assert seq + chunks.at(chunks.index(seq)) == part.at(seq)
 
 
 @given(data=st.binary(max_size=40))

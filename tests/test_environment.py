@@ -279,6 +279,7 @@ def _without_addresses(result: tuple[Any, ...]) -> tuple[Any, ...]:
 LIBRARY = {
     "base": "<{% block title %}base{% endblock %}|{% block body %}{{ value }}{% endblock %}>{{ value }}",
     "part": "[{{ value }}]",
+    "many": "[{{ value }}{{ flag }}{{ parent }}{{ range(2)|list }}{{ absent }}]",
     "macros": "{% macro wrap(x) %}({{ x }}{{ caller() if caller else '' }}){% endmacro %}{% set constant = 'c' %}",
 }
 
@@ -325,6 +326,20 @@ TEMPLATES = [
     "{{ text_like }}{{ other }}",
     "{{ 1 / 0 }}",
     "{{ value.nothing.nothing }}",
+    # frames with many names, which are looked up together: all there, some set before, some not there
+    "{{ value }}{{ flag }}{{ parent }}{{ other }}",
+    "{{ value }}{{ flag }}{{ absent }}{{ parent }}",
+    "{{ value }}{% set flag = 'set' %}{{ flag }}{{ parent }}{{ other }}{{ text_like }}",
+    "{% if flag %}{% set value = 'set' %}{% endif %}{{ value }}{{ parent }}{{ other }}{{ text_like }}",
+    "{% set parent = 'part' %}{% for x in [1] %}{{ x }}{{ value }}{{ parent }}{{ other }}{{ flag }}{% endfor %}",
+    "{% set parent = 'part' %}{% include parent %}{{ value }}{{ other }}{{ text_like }}{{ flag }}",
+    "{% set value = 'set' %}{% extends parent %}{% block body %}{{ value }}{{ flag }}{{ parent }}{% endblock %}",
+    "{% macro m(flag) %}{{ flag }}{{ value }}{{ other }}{{ parent }}{{ absent }}{% endmacro %}{{ m(1) }}{{ value }}",
+    "{% set value = 'set' %}{% macro m() %}{{ flag }}{{ value }}{{ other }}{{ parent }}{% endmacro %}{{ m() }}",
+    "{% block a %}{{ value }}{{ flag }}{{ parent }}{{ other }}{% endblock %}{% set value = 1 %}{{ self.a() }}",
+    "{% import 'macros' as value %}{{ value.constant }}{{ flag }}{{ parent }}{{ other }}{{ text_like }}",
+    "{% with flag = 1, parent = value %}{{ flag }}{{ parent }}{{ other }}{{ text_like }}{% endwith %}{{ flag }}",
+    "{% include 'many' %}{% set value = 'set' %}{% include 'many' %}{% include 'many' without context %}",
 ]  # fmt: skip
 
 

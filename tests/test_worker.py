@@ -261,8 +261,14 @@ def test_picked_records_one_by_one(shop):
 # ---- for the ledger --------------------------------------------------------------------------------------
 
 
+def rows_of(outcome: Outcome) -> list[tuple[Any, ...]]:
+    """What an outcome has left for the ledger, row by row."""
+    values = load_rows(outcome.rows)
+    return [tuple(values[start : start + 10]) for start in range(0, len(values), 10)]
+
+
 def test_rows_for_the_ledger(shop):
-    """Of each rendered item a row is left: number, key, path, digests of record and document, closure, status."""
+    """Of each rendered item a row is left: place, key, path, digests of record and document, closure, status."""
     job = {"key": "key-{{ name }}"}
     worker = shop.worker({"page": "<{{ name }}>"}, job=job, rows=True)
     records = shop.span({"name": "a"}, {"no": 1}, {"name": "é"})
@@ -275,7 +281,7 @@ def test_rows_for_the_ledger(shop):
         document = f"<{name}>".encode()
         expected.append((seq, f"key-{name}", f"{name}.txt", digest(lines[seq]), closure, digest(document),
                          len(document), status.st_mtime_ns, status.st_ino))  # fmt: skip
-    found = load_rows(outcome.rows)
+    found = rows_of(outcome)
     assert expected == [row[:-1] for row in found]
     assert all(0 < row[-1] < 10 for row in found)
     assert not os.path.exists(outcome.rows)
@@ -284,7 +290,7 @@ def test_rows_for_the_ledger(shop):
 def test_rows_of_files_left_alone(shop):
     """A document that came out as it was has a row, too: it was rendered, and is up to date from now on."""
     worker, span = shop.worker(rows=True), shop.span(*names("a"))
-    rows = [[row[:-1] for row in load_rows(worker.render(span, AMPLE).rows)] for _ in range(2)]
+    rows = [[row[:-1] for row in rows_of(worker.render(span, AMPLE))] for _ in range(2)]
     assert (1, rows[0]) == (len(rows[0]), rows[1])
 
 
@@ -301,7 +307,7 @@ def test_rows_of_templates_chosen_by_the_record(shop):
     worker.close_over(["one"])
     outcome = worker.render(shop.span({"name": "a", "kind": "one"}, {"name": "b", "kind": "two"}), AMPLE)
     expected = [worker._renderer.closure(name).number for name in ("one", "two")]
-    assert expected == [row[4] for row in load_rows(outcome.rows)]
+    assert expected == [row[4] for row in rows_of(outcome)]
     assert expected[0] != expected[1]
 
 

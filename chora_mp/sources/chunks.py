@@ -83,9 +83,10 @@ class Chunks:
         """What added to a record's number gives its place in the ledger, for the records of one chunk."""
         return self.number[index] * MOST_RECORDS - self.seq[index]
 
-    def end(self, index: int) -> int:
-        """The number of the first record behind a chunk."""
-        return self.seq[index + 1] if index + 1 < len(self.seq) else self.records
+    def shifts(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
+        """Where the records from `start` to `end` (exclusive) stand in the ledger, as a span has it."""
+        chunks = range(self.index(start), self.index(end - 1) + 1)
+        return tuple((self.seq[index], self.at(index)) for index in chunks)
 
 
 class FileSpans:
@@ -150,4 +151,5 @@ class FileSpans:
         if self._picks is not None and self._picks.find(0, start, end) >= 0:
             picks = bytes(self._picks[start:end])
         skip = start - chunks.seq[index]
-        return Span(self._input, start, end - start, chunks.offset[index], chunks.line[index] + 1, skip, None, picks)
+        line, offset = chunks.line[index] + 1, chunks.offset[index]
+        return Span(self._input, start, end - start, offset, line, skip, None, picks, chunks.shifts(start, end))

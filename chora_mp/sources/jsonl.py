@@ -37,9 +37,8 @@ def read_chunks(path: str, start: int, end: int) -> Iterator[tuple[int, list[byt
                 if not start <= file.tell() < end:  # one line goes through all of this part
                     return
         offset = file.tell()
-        while offset < end and (
-            lines := file.readlines(max(1, LEAST_BYTES - 1))
-        ):  # together up to the first possible end
+        least = max(1, LEAST_BYTES - 1)  # what goes beyond may be a chunk: read together, and then line by line
+        while offset < end and (lines := file.readlines(least)):
             position = offset + sum(map(len, lines))
             while position - len(lines[-1]) >= end:  # the lines of the next piece
                 position -= len(lines.pop())

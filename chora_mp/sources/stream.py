@@ -21,11 +21,13 @@ _MOST_SECONDS = 0.02
 class StreamSpans:
     """Spans of `records`, pulled only when asked for; `left` is None as long as there may be more."""
 
-    def __init__(self, records: Iterable[Any]) -> None:
+    def __init__(self, records: Iterable[Any], first: int = 0) -> None:
+        """`first`: the first record's place in the ledger."""
         self._records: Iterator[Any] = iter(records)
         self._input = Input("", spooled=True, name="records")
         self._returned: deque[Span] = deque()
         self._seq = 0
+        self._shifts = ((0, first),)
         self._error: Exception | None = None
         self._ended = False
         self.slow = 0.0
@@ -48,7 +50,7 @@ class StreamSpans:
         frames = [] if self._ended else self._pull(count)
         if not frames:
             return None
-        span = Span(self._input, self._seq, len(frames), data=b"".join(frames))
+        span = Span(self._input, self._seq, len(frames), data=b"".join(frames), shifts=self._shifts)
         self._seq += len(frames)
         return span
 
