@@ -338,7 +338,7 @@ class _Run:
         if self._records is not None:
             ledger.drop_doubles()
         whole = ended and self._wishes.selection == Selection() and self.done == self.total
-        ledger.drop_superseded(plan.superseded)
+        ledger.drop(ledger.overwritten(plan.superseded))
         if ended and self._wishes.prune:
             self._prune(ledger, plan)
         ledger.forget_failures(every=whole)

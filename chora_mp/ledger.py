@@ -340,16 +340,19 @@ class Ledger:
         with self._told(), self.transaction():
             self.db.executemany("DELETE FROM outputs WHERE at = ?", ((at,) for at in places))
 
-    def drop_superseded(self, places: Collection[int]) -> None:
-        """Forget those of these outputs whose files are other items' by now, written in this run."""
+    def overwritten(self, places: Collection[int]) -> set[int]:
+        """Those of these outputs whose files other items have written in a later run."""
         if not places:
-            return
+            return set()
         places = set(places)
         with self._told():
-            old = {at: path for at, path in self.db.execute("SELECT at, path FROM outputs") if at in places}
-            sql = "SELECT path FROM outputs WHERE run = ? AND error IS NULL"
-            written = {path for (path,) in self.db.execute(sql, (self.run,))}
-        self.drop(at for at, path in old.items() if path in written)
+            rows = self.db.execute("SELECT at, path, coalesce(run, 0) FROM outputs")
+            mine = {at: (path, run) for at, path, run in rows if at in places}
+            last = dict.fromkeys((path for path, _ in mine.values()), 0)
+            for path, run in self.db.execute("SELECT path, coalesce(run, 0) FROM outputs WHERE error IS NULL"):
+                if path in last:
+                    last[path] = max(last[path], run)
+        return {at for at, (path, run) in mine.items() if last[path] > run}
 
     def drop_doubles(self) -> None:
         """Of outputs with one key and path keep the last: who passes records passes them again."""

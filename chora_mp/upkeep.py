@@ -98,16 +98,18 @@ def verify(job: Job) -> Verification:
     Raises `LedgerError` where there is no ledger, or it is damaged or another job's.
     """
     with _ledger(job) as ledger:
-        missing, edited, known = [], [], set()
+        doubts, known = [], set()
         folder = Folder(_root(job))
         for output in ledger.outputs():
             known.add(output.path)
             doubt = folder.doubt(output)
-            if doubt.missing:
-                missing.append(output.path)
-            elif doubt.edited:
-                edited.append(output.path)
+            if doubt.missing or doubt.edited:
+                doubts.append(doubt)
         folder.close()
+        # What another item has written since, in a shard for one, is judged by that item's row.
+        past = ledger.overwritten({doubt.output.at for doubt in doubts})
+    missing = {doubt.output.path for doubt in doubts if doubt.missing and doubt.output.at not in past}
+    edited = {doubt.output.path for doubt in doubts if doubt.edited and doubt.output.at not in past}
     unknown = unknown_files(_root(job), known)
     return Verification(job.name, len(known), *(tuple(sorted(paths)) for paths in (missing, edited, unknown)))
 

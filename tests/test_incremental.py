@@ -1241,6 +1241,23 @@ def test_expressions_that_compute_but_do_not_vary(project: Project) -> None:
     assert {"D": "record changed"} == done(project)
 
 
+def test_outputs_that_another_key_has_written_since(project: Project) -> None:
+    """A key that is spelled anew takes its file along: the old one's row says nothing of it any more, in any shard."""
+    project.records(*named("abcdefgh"))
+    project.job('key: "{{ name }}"', template="{{ v }}")
+    render(project)
+    project.records(*({"name": name, "v": 2} for name in "abcdefgh"))
+    project.job('key: "new-{{ name }}"', template="{{ v }}")
+    for shard in ((1, 2), (2, 2)):
+        assert 0 < batch_generate(loaded(project), shard=shard).successful < 8
+        found = verify(loaded(project))
+        assert ((), (), 8) == (found.missing, found.edited, found.checked)
+    project.records({"name": "a", "v": 2})
+    result = render(project, prune=True)
+    assert (7, 0, {"a.txt": "2"}) == (result.pruned, result.orphaned, documents(project))
+    assert verify(loaded(project)).sound
+
+
 def test_a_template_choice_that_varies(project: Project) -> None:
     """A template that is chosen by lot is looked at anew each time; what is written comes from one of them."""
     project.records(*named("abcdefgh"))
@@ -1451,6 +1468,7 @@ def _in_any_order(project: Project, steps: list[tuple[str, Any]]) -> None:
 @given(steps=st.lists(STEPS, min_size=2, max_size=8))
 @example(steps=[("expression", "key", 1)])
 @example(steps=[("expression", "template", 1)])
+@example(steps=[("expression", "key", 1), ("shard", 1), ("shard", 2), ("remove", {"n0", "n1", "n2", "n3"})])
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_anything_in_any_order(steps: list[tuple[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whatever is edited, removed, stopped and run in between, a run with `prune` leaves what a fresh run would."""
