@@ -1,4 +1,7 @@
-"""Lanes: where spans run. A crew of seats, each a process pool of one, or the coordinator's own process."""
+"""Lanes: where spans run. A crew of seats, each a process pool of one, or the coordinator's own process.
+
+Nothing of `multiprocessing` is imported before a process is wanted: a run that finds nothing to do wants none.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ import contextlib
 import os
 import resource
 import signal
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from multiprocessing.connection import wait
+from concurrent.futures import BrokenExecutor, Future
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
-from chora_mp import seats
 from chora_mp.errors import OutputError, WorkerError
 from chora_mp.slots import Slot
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor
 
+    from chora_mp import seats
     from chora_mp.records import Orders
     from chora_mp.slots import Note
 
@@ -72,6 +74,10 @@ class ProcessSeat:
     """
 
     def __init__(self, number: int, orders: Orders, slots: str, server: seats.Server) -> None:
+        from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+
+        from chora_mp import seats  # noqa: PLC0415
+
         self.number = number
         self._slot = Slot(slots, number)
         self._slot.start(0)
@@ -81,11 +87,12 @@ class ProcessSeat:
         self._executor: Executor = ProcessPoolExecutor(
             1, self._context, initializer=seats.start, initargs=(orders, slots, number)
         )
+        self._function = seats.call
 
     def submit(self, name: str, *arguments: Any) -> Future[Any]:
         """Have the worker's method called, after what it was given before. The first call starts the process."""
         try:
-            return self._executor.submit(seats.call, name, *arguments)
+            return self._executor.submit(self._function, name, *arguments)
         except BrokenExecutor as error:  # it died, and its futures are about to say so: this one says the same
             future: Future[Any] = Future()
             future.set_exception(error)
@@ -126,6 +133,8 @@ class ProcessSeat:
 
     def close(self) -> None:
         """End a worker that has nothing to do; one that a thread of a plug-in's keeps alive is not waited for."""
+        from multiprocessing.connection import wait  # noqa: PLC0415
+
         if self._leaving is None:
             self.dismiss()
         process = self._context.process
@@ -164,7 +173,10 @@ class ProcessLane:
     def open(self) -> ProcessSeat:
         """Open one more seat; its process starts with its first task. Raises `WorkerError`."""
         try:
-            self._server = self._server or seats.Server.next()
+            if self._server is None:
+                from chora_mp import seats  # noqa: PLC0415
+
+                self._server = seats.Server.next()
             return ProcessSeat(self._numbers(), self._orders, self._slots, self._server)
         except OSError as error:
             raise WorkerError(f"cannot open a seat for a worker: {error}") from None

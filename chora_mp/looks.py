@@ -1,29 +1,31 @@
 """Looks at outputs from outside: which files are not, by size, mtime and inode, those that were written.
 
-One `stat` an output is what a run costs that finds nothing to do. So a second process takes half of them where there
-are many: this very file, run by itself, which therefore imports nothing of the package and little of the library.
+One `stat` an output is what a run costs that finds nothing to do. So where there are many a second process looks as
+well, from the last output to the first, until it meets this one, which goes from the first to the last. It is this very
+file, run by itself, which therefore imports nothing of the package and little of the library; and it may be started
+ahead, while this process is still importing what it needs.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import sys
+from typing import TYPE_CHECKING
 
-if __name__ != "__main__":
-    import subprocess  # the other process starts sooner without
+if TYPE_CHECKING:
+    import sqlite3
+    import subprocess
+    from collections.abc import Iterable
 
-_WORTH_A_PROCESS = 20_000  # outputs; a process takes 15 ms to start, and 10,000 looks as long
+_WORTH_BYTES = 2**21  # of a ledger: some 20,000 outputs; a process takes 15 ms to start, and 10,000 looks as long
+_PART = 2048  # outputs looked at before the two see whether they have met
+_ROWS = "SELECT path, size, mtime, inode, at FROM outputs WHERE"
 
 
-def changed(db: sqlite3.Connection, root: int, where: str, first: int, last: int) -> list[int]:
-    """The places in the ledger, from `first` to `last`, of outputs whose files are not as they were.
-
-    `root`: the open output folder. `where` selects the rows.
-    """
+def changed(rows: Iterable[tuple[str, int, int, int, int]], root: int) -> list[int]:
+    """The places in the ledger of those `rows` whose files, below the open folder `root`, are not as they were."""
     look, found = os.stat, []
-    sql = f"SELECT path, size, mtime, inode, at FROM outputs WHERE at BETWEEN {first} AND {last} AND {where}"
-    for path, size, mtime, inode, at in db.execute(sql):
+    for path, size, mtime, inode, at in rows:
         try:
             status = look(path, dir_fd=root, follow_symlinks=False)
             if status.st_mtime_ns == mtime and status[6] == size and status[1] == inode:
@@ -34,45 +36,119 @@ def changed(db: sqlite3.Connection, root: int, where: str, first: int, last: int
     return found
 
 
-def changed_in_two(db: sqlite3.Connection, ledger: str, folder: str, where: str) -> list[int]:
-    """The same for all outputs, half of them in another process if there are many."""
-    first, last, count = db.execute("SELECT min(at), max(at), count(*) FROM outputs").fetchone()
+class Other:
+    """The other process. What it finds are places of outputs that may have changed, whatever they are made from."""
+
+    def __init__(self, ledger: str, folder: str) -> None:
+        """Start it. Raises `OSError`."""
+        import subprocess  # noqa: PLC0415  (the other process has no use for it)
+
+        command = [sys.executable, "-I", "-S", __file__, ledger, folder]
+        null, pipe = subprocess.DEVNULL, subprocess.PIPE
+        self.task = _task(ledger, folder)
+        self.found: list[int] = []
+        self._process: subprocess.Popen[bytes] = subprocess.Popen(command, stdin=null, stdout=pipe, stderr=null)  # noqa: S603  (ourselves)
+        assert self._process.stdout is not None  # noqa: S101
+        self._pipe = self._process.stdout.fileno()
+        os.set_blocking(self._pipe, False)
+        self._unread = b""
+        self._run: int | None = None
+        self._reached: int | None = None
+
+    def has_reached(self, at: int, run: int) -> bool:
+        """Whether it has looked at all outputs behind the place `at`, in the ledger as it was after the run `run`."""
+        try:
+            while said := os.read(self._pipe, 2**16):
+                self._unread += said
+        except BlockingIOError:
+            pass
+        *lines, self._unread = self._unread.split(b"\n")
+        for line in lines:
+            numbers = [int(word) for word in line.split()]
+            if self._run is None:
+                self._run = numbers[0]
+            else:
+                *found, self._reached = numbers
+                self.found += found
+        return self._run == run and self._reached is not None and self._reached <= at + 1
+
+    def end(self) -> None:
+        """End it, wherever it is."""
+        self._process.kill()
+        self._process.communicate()
+
+
+_ahead: list[Other] = []
+
+
+def start_ahead(ledger: str, folder: str) -> None:
+    """Have the other process begin with the outputs in `folder`, if their `ledger` is large."""
+    if len(_ahead) == 0 and _is_worth_it(ledger):
+        _ahead.append(Other(ledger, folder))
+
+
+def changed_in_two(db: sqlite3.Connection, ledger: str, folder: str, where: str, *, ahead: bool) -> list[int]:
+    """The places of outputs whose files are not as they were: all that `where` selects, and maybe some others.
+
+    `ahead`: whether what was begun ahead counts, which has seen the ledger as it was then.
+    """
     try:
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return [at for (at,) in db.execute("SELECT at FROM outputs")]
+    other = _taken(ledger, folder, ahead=ahead)
     try:
-        if count < _WORTH_A_PROCESS:
-            return changed(db, root, where, first or 0, last or 0)
-        middle = (first + last) // 2
-        other = _other(ledger, folder, where, str(middle + 1), str(last))
-        found = changed(db, root, where, first, middle)
-        theirs = _answer(other)
-        return [*found, *(changed(db, root, where, middle + 1, last) if theirs is None else theirs)]
+        (run,) = db.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone()
+        rows = db.execute(f"{_ROWS} {where} ORDER BY at")
+        found: list[int] = []
+        while part := rows.fetchmany(_PART):
+            found += changed(part, root)
+            last = part[-1][-1]
+            if other and other.has_reached(last, run):
+                return found + [at for at in other.found if at > last]
+        return found
     finally:
         os.close(root)
+        if other:
+            other.end()
 
 
-def _other(*arguments: str) -> subprocess.Popen[bytes] | None:
-    """Another process that looks; None where it cannot be started."""
-    command = [sys.executable, "-I", "-S", __file__, *arguments]
-    null, pipe = subprocess.DEVNULL, subprocess.PIPE
+def _taken(ledger: str, folder: str, *, ahead: bool) -> Other | None:
+    """The other process, the one that was started ahead or a new one; None where it would not be worth it."""
+    while _ahead:
+        other = _ahead.pop()
+        if ahead and other.task == _task(ledger, folder):
+            return other
+        other.end()
     try:
-        return subprocess.Popen(command, stdin=null, stdout=pipe, stderr=null)  # noqa: S603  (ourselves)
+        return Other(ledger, folder) if _is_worth_it(ledger) else None
     except OSError:
         return None
 
 
-def _answer(other: subprocess.Popen[bytes] | None) -> list[int] | None:
-    """What the other process has found; None where it has not come to its end."""
-    said = other.communicate()[0].split() if other else []
-    return [int(word) for word in said[:-1]] if said[-1:] == [b"all"] else None
+def _task(ledger: str, folder: str) -> tuple[str, str]:
+    return os.path.realpath(ledger), os.path.realpath(folder)
 
 
-def _main(ledger: str, folder: str, where: str, first: str, last: str) -> None:
+def _is_worth_it(ledger: str) -> bool:
+    try:
+        return os.path.getsize(ledger) >= _WORTH_BYTES
+    except OSError:
+        return False
+
+
+def _main(ledger: str, folder: str) -> None:
+    """What the other process does; it tells after each part which outputs have changed, and where it is."""
+    import sqlite3  # noqa: PLC0415  (this process has it by the time that it needs it)
+
     db = sqlite3.connect(ledger, isolation_level=None, timeout=10)
     root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    print(*changed(db, root, where, int(first), int(last)), "all")
+    db.execute("BEGIN")  # one state of the ledger, whatever happens to it meanwhile
+    print(*db.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone(), flush=True)
+    rows = db.execute(f"{_ROWS} error IS NULL ORDER BY at DESC")
+    while part := rows.fetchmany(_PART):
+        print(*changed(part, root), part[-1][-1], flush=True)
+    print(-1, flush=True)
 
 
 if __name__ == "__main__":

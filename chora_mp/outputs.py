@@ -93,10 +93,14 @@ class Folder:
 
 
 def suspects(ledger: Ledger, folder: str, closures: Iterable[int]) -> list[int]:
-    """The places in the ledger of outputs made from these closures whose size, mtime or inode is not as it was."""
+    """The places in the ledger of outputs made from these closures whose size, mtime or inode is not as it was.
+
+    There may be some of other outputs among them.
+    """
     marks = ", ".join(map(str, closures)) or "NULL"
+    where = f"error IS NULL AND closure IN ({marks})"
     with ledger.told():
-        return changed_in_two(ledger.db, ledger.path, folder, f"error IS NULL AND closure IN ({marks})")
+        return changed_in_two(ledger.db, ledger.path, folder, where, ahead=ledger.trusted)
 
 
 def output_at(ledger: Ledger, at: int) -> Output | None:

@@ -104,7 +104,7 @@ def locked(output: str, state: str, made: list[str] | None = None) -> Iterator[N
                 _make_folders(state, [] if made is None else made)
                 lock.acquire(poll_interval=0.02)
                 break
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):  # the latter: it was there, and then it was no folder
                 if last:
                     raise
     except Timeout:

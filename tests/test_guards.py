@@ -27,7 +27,7 @@ LAYERS = [
     | {"state", "ledger", "looks", "outputs", "claims", "findings"},
     {"worker", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning", "dispatch"},
     {"progress"},
-    {"batch", "upkeep"},
+    {"batch", "upkeep", "ahead"},
     {"cli", "__main__"},
 ]
 """Modules by layer, from the bottom; `sources` is a package that counts as one."""
