@@ -149,15 +149,12 @@ def _fresh_paths(db: sqlite3.Connection) -> Iterator[str]:
         yield from (path for (path,) in db.execute("SELECT path FROM temp.fresh"))
 
 
-def unknown_files(root: str, known: set[str]) -> Iterator[str]:
-    """The paths, relative to `root`, of all files in it that are not `known`; the state folder is left out."""
+def files_in(root: str) -> Iterator[str]:
+    """The paths, relative to `root`, of all files in it; the state folder is left out."""
     for place, below, names in os.walk(root):
         if place == root:
             below[:] = [name for name in below if name != STATE_FOLDER]
-        for name in names:
-            path = os.path.relpath(os.path.join(place, name), root)
-            if path not in known:
-                yield path
+        yield from (os.path.relpath(os.path.join(place, name), root) for name in names)
 
 
 def _digest(file: int) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
+import sqlite3
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from chora_mp.errors import JobError, LedgerError
 from chora_mp.job import Job
 from chora_mp.lanes import InlineLane, ProcessLane
 from chora_mp.ledger import NAME, Ledger, job_identity
-from chora_mp.outputs import Folder, unknown_files
+from chora_mp.outputs import Folder, files_in
 from chora_mp.planning import Planner, Wishes
 from chora_mp.records import Failure, ItemResult, Orders, Place
 from chora_mp.sinks import STATE_FOLDER
@@ -25,6 +27,7 @@ from chora_mp.state import run_name, store_bundle, without_output
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from chora_mp.outputs import Doubt
     from chora_mp.planning import Surveyed
 
 
@@ -97,21 +100,35 @@ def verify(job: Job) -> Verification:
 
     Raises `LedgerError` where there is no ledger, or it is damaged or another job's.
     """
-    with _ledger(job) as ledger:
-        doubts, known = [], set()
-        folder = Folder(_root(job))
-        for output in ledger.outputs():
-            known.add(output.path)
-            doubt = folder.doubt(output)
-            if doubt.missing or doubt.edited:
-                doubts.append(doubt)
-        folder.close()
+    doubts: list[Doubt] = []
+    with _ledger(job) as ledger, ledger.told(), contextlib.closing(sqlite3.connect("")) as paths:
+        # On disk, where there are too many for the memory: ten million of them would take two gigabytes.
+        paths.execute("CREATE TABLE known (path BLOB PRIMARY KEY) WITHOUT ROWID")
+        paths.executemany("INSERT OR IGNORE INTO known VALUES (?)", _looked_at(ledger, _root(job), doubts))
+        (checked,) = paths.execute("SELECT count(*) FROM known").fetchone()
         # What another item has written since, in a shard for one, is judged by that item's row.
         past = ledger.overwritten({doubt.output.at for doubt in doubts})
-    missing = {doubt.output.path for doubt in doubts if doubt.missing and doubt.output.at not in past}
-    edited = {doubt.output.path for doubt in doubts if doubt.edited and doubt.output.at not in past}
-    unknown = unknown_files(_root(job), known)
-    return Verification(job.name, len(known), *(tuple(sorted(paths)) for paths in (missing, edited, unknown)))
+        missing = {doubt.output.path for doubt in doubts if doubt.missing and doubt.output.at not in past}
+        edited = {doubt.output.path for doubt in doubts if doubt.edited and doubt.output.at not in past}
+        query = "SELECT 1 FROM known WHERE path = ?"
+        unknown = [path for path in files_in(_root(job)) if not paths.execute(query, (_raw(path),)).fetchone()]
+    return Verification(job.name, checked, *(tuple(sorted(found)) for found in (missing, edited, unknown)))
+
+
+def _looked_at(ledger: Ledger, root: str, doubts: list[Doubt]) -> Iterator[tuple[bytes]]:
+    """The path of every output, which is compared by the way; those that are not as they were go to `doubts`."""
+    folder = Folder(root)
+    for output in ledger.outputs():
+        yield (_raw(output.path),)
+        doubt = folder.doubt(output)
+        if doubt.missing or doubt.edited:
+            doubts.append(doubt)
+    folder.close()
+
+
+def _raw(path: str) -> bytes:
+    """A path as the file system has it; what is no UTF-8 there comes back as it was."""
+    return path.encode("utf-8", "surrogateescape")
 
 
 def status(job: Job, *, runs: int = 10) -> Status:

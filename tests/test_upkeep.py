@@ -12,6 +12,7 @@ from chora_mp import Job, JobError, LedgerError, batch_generate
 from chora_mp.upkeep import check, check_file, status, verify
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from conftest import Project
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from chora_mp import BatchResult
 
 
-def make(project: Project, names: str = "abc", more: str = "", template: str = "{{ name }} {{ 1 // v }}") -> None:
+def make(project: Project, names: Iterable[str] = "abc", more: str = "", template: str = "{{ name }} {{ 1 // v }}") -> None:
     """A job of a few records; `v: 0` would make one fail."""
     project.records(*({"name": name, "v": 1} for name in names))
     project.job(f'key: "{{{{ name }}}}"\nworkers: 0\n{more}', template=template, path="sub/{{ name }}.txt")
@@ -74,6 +75,17 @@ def test_verify_sound(project: Project) -> None:
     assert ["job: 3 documents read, all as they were written"] == said(project, "verify", "job.yaml", code=0)
     found = verify(loaded(project))
     assert (True, 3, (), (), ()) == (found.sound, found.checked, found.missing, found.edited, found.unknown)
+
+
+def test_verify_with_odd_names(project: Project) -> None:
+    """Outputs with any name are known, and a file whose name is no UTF-8 is not."""
+    names = ["é", "漢字", "e\u0301", "a b", "new\nline"]
+    make(project, names)
+    render(project)
+    with open(os.fsencode(project.out) + b"/\xff", "wb"):
+        pass
+    found = verify(loaded(project))
+    assert (len(names), (), (), ("\udcff",)) == (found.checked, found.missing, found.edited, found.unknown)
 
 
 def test_verify_finds(project: Project) -> None:
