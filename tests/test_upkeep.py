@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from chora_mp import BatchResult
 
 
-def make(project: Project, names: Iterable[str] = "abc", more: str = "", template: str = "{{ name }} {{ 1 // v }}") -> None:
+def make(
+    project: Project, names: Iterable[str] = "abc", more: str = "", template: str = "{{ name }} {{ 1 // v }}"
+) -> None:
     """A job of a few records; `v: 0` would make one fail."""
     project.records(*({"name": name, "v": 1} for name in names))
     project.job(f'key: "{{{{ name }}}}"\nworkers: 0\n{more}', template=template, path="sub/{{ name }}.txt")
