@@ -210,8 +210,10 @@ class _Run:
 
     def outcomes(self) -> Iterator[tuple[ItemResult, ...]]:
         """Render; the items of each span as it is completed, or its failures alone where nobody asked for details."""
-        with self._begun() as (bundle, state), Crew(self._lane(state)) as crew:
+        with self._begun() as (bundle, state), Crew(self._lane(state), self._interrupted) as crew:
             plan = self._plan = self._planned(bundle, crew, state)
+            if self._interrupted():
+                raise Interrupted("interrupted")
             ledger = self._opened(state)
             if ledger is None:
                 yield from self._render(state, crew, plan)

@@ -147,9 +147,9 @@ def render(
 
 
 def _render(job: Job, wishes: dict[str, Any], observers: list[Observer], summary: str | None, *, quiet: bool) -> None:
-    from chora_mp.batch import batch_generate  # noqa: PLC0415
+    with _Signals(inline=job.workers == 0) as signals:
+        from chora_mp.batch import batch_generate  # noqa: PLC0415
 
-    with _Signals() as signals:
         try:
             told: list[Observer] = [*observers, signals]
             result = batch_generate(job, observers=told, interrupted=signals.received, **wishes)
@@ -343,6 +343,8 @@ def _job(path: str, options: dict[str, Any]) -> Job:
 
     job = Job.load(path, require=("source", "output"))
     gc.enable()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # so far there was nothing to clear up
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     changes: dict[str, Any] = {"context": {**job.context, **dict(options["defines"])}}
     if options["jobs"] is not None:
         changes["workers"] = options["jobs"]
@@ -356,12 +358,16 @@ def _job(path: str, options: dict[str, Any]) -> Job:
 
 
 class _Signals:
-    """The first Ctrl-C, SIGTERM or SIGHUP ends the run in good order once it renders; any other ends it at once.
+    """The first Ctrl-C, SIGTERM or SIGHUP ends the run in good order; any other ends it at once.
 
-    Also an observer: before rendering begins there is nothing to end in good order.
+    In good order means that the run asks and stops: an exception that is raised wherever this process happens to be may
+    get lost there, or leave half of something behind. Where all runs `inline`, nobody asks before rendering begins.
+
+    Also an observer: before rendering begins there is nothing in work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, inline: bool) -> None:
+        self._inline = inline
         self._rendering = self._received = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -385,13 +391,14 @@ class _Signals:
         return self._received
 
     def _take(self, *_: object) -> None:
-        if self._received or not self._rendering:
+        if self._received or (self._inline and not self._rendering):
             for signal_number in self._before:  # who keeps pressing must not interrupt the clearing up
                 signal.signal(signal_number, signal.SIG_IGN)
             self._before = {}
             raise KeyboardInterrupt
         self._received = True
-        _complain("stopping; what is in work is finished (once more to stop at once)")
+        if self._rendering:
+            _complain("stopping; what is in work is finished (once more to stop at once)")
 
 
 @contextlib.contextmanager

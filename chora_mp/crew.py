@@ -6,19 +6,23 @@ from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from typing import TYPE_CHECKING, Any, Self
 
-from chora_mp.errors import WorkerError
+from chora_mp.errors import Interrupted, WorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from chora_mp.lanes import Lane, Seat
+
+_TICK = 0.1  # seconds between looks whether to stop
 
 
 class Crew:
     """The open seats of a lane. Leaving the context ends them, at once if it is left by an error."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """`interrupted` is asked now and then whether to stop."""
         self.lane = lane
+        self._interrupted = interrupted
         self.seats: list[Seat] = []
         self.most_open = 0
 
@@ -81,7 +85,7 @@ class Crew:
     def ask_all(self, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """The results of all `tasks` (method and arguments), in order; more seats are opened for many.
 
-        Raises as `ask`.
+        Raises as `ask`, and `Interrupted`.
         """
         waiting = deque(enumerate(tasks))
         wanted = min(self.lane.most, max(1, len(waiting) // 2))
@@ -96,7 +100,10 @@ class Crew:
                 seat = min(self.seats, key=lambda one: busy[one.number])
                 number, task = waiting.popleft()
                 asked[seat.submit(*task)] = number, seat, task
-            for future in wait(asked, return_when=FIRST_COMPLETED).done:
+            done = wait(asked, _TICK, FIRST_COMPLETED).done
+            if self._interrupted():
+                raise Interrupted("interrupted")
+            for future in done:
                 number, seat, task = asked.pop(future)
                 answers[number] = self._answer(seat, task, future)
             while following in answers:

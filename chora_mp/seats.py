@@ -17,6 +17,7 @@ import signal
 import sys
 from multiprocessing import context, forkserver, popen_forkserver, resource_tracker, spawn, util
 from multiprocessing.reduction import ForkingPickler
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.errors import ChoraError, WorkerError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _SHIELDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_END_SECONDS = 1.0  # what a server may take to end; it takes a millisecond
 
 
 _ahead: list[Server] = []
@@ -62,9 +64,20 @@ class Server:
             return self._server.connect_to_new_process(descriptors)
 
     def stop(self) -> None:
-        """End the server, once its workers have ended."""
+        """End the server, once its workers have ended.
+
+        It ends when nobody holds its lifeline any more. A process that was forked and never heard who it is (a signal
+        came in between) does hold it, so the server is killed if it takes long, and such a process dies with it.
+        """
+        pid: int | None = self._server._forkserver_pid  # type: ignore[attr-defined]  # noqa: SLF001
+        if pid is None:
+            return
+        late = Timer(_END_SECONDS, os.kill, (pid, signal.SIGKILL))
+        late.daemon = True
+        late.start()
         with contextlib.suppress(FileNotFoundError):  # at the interpreter's exit its socket may be gone already
             self._server._stop()  # type: ignore[attr-defined]  # noqa: SLF001  (multiprocessing's own tests use it)
+        late.cancel()
 
 
 class _Popen(popen_forkserver.Popen):
@@ -146,7 +159,7 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def _settle_in() -> None:
-    """Leave the lifeline to the server, tie this process's life to it, keep stdout clean."""
+    """Leave the lifeline to the server, keep stdout clean."""
     for name, value in _FOR_SERVER.items():
         if os.environ.get(name) == value:
             del os.environ[name]
@@ -154,7 +167,6 @@ def _settle_in() -> None:
     if lifeline is not None:
         os.close(lifeline)
         forkserver._forkserver._forkserver_alive_fd = None  # type: ignore[attr-defined]  # noqa: SLF001
-    _die_with_parent()
     os.dup2(2, 1)  # what a template prints must not mix with what the command answers
 
 
@@ -181,10 +193,12 @@ def _shield() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+_IS_SERVER = "CHORA_MP_SERVER"
+
 # What the server's interpreter is told, and workers need not tell others. The current folder stays off its import path:
 # a `random.py` there is the person's, not Python's. Strings hash alike in every run, so that a template that goes
 # through a set gives the same bytes tomorrow.
-_FOR_SERVER = {"PYTHONSAFEPATH": "chora-mp", "PYTHONHASHSEED": "0"}
+_FOR_SERVER = {"PYTHONSAFEPATH": "chora-mp", "PYTHONHASHSEED": "0", _IS_SERVER: "1"}
 
 
 @contextlib.contextmanager
@@ -197,3 +211,7 @@ def _environment() -> Iterator[None]:
     finally:
         for name in ours:
             del os.environ[name]
+
+
+if os.environ.get(_IS_SERVER):  # imported by the server, whose every child ends with it, from its first moment
+    os.register_at_fork(after_in_child=_die_with_parent)

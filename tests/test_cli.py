@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ import pytest
 import chora_mp
 from chora_mp import cli
 from chora_mp.jobfile import job_schema
+from chora_mp.seats import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,15 +126,11 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.fixture
-def start(project: Project) -> Iterator[Callable[..., Running]]:
-    """Starts a job of 1000 items that all wait at a gate, and kills what is left of it after the test."""
+def launch(project: Project) -> Iterator[Callable[..., Running]]:
+    """Starts to render the project's job, and kills what is left of it after the test."""
     groups = []
 
-    def starts(*arguments: str, template: str = "{{ name | gate }}", **options: Any) -> Running:
-        project.records(*named(1000))
-        project.job("plugins: [gate.py]", template=template)
-        project.write("gate.py", GATE)
-        (project.folder / "started").mkdir()
+    def launches(*arguments: str, **options: Any) -> Running:
         stdout, stderr = project.folder / "stdout", project.folder / "stderr"
         with stdout.open("wb") as out, stderr.open("wb") as err:
             process = subprocess.Popen(
@@ -145,15 +143,29 @@ def start(project: Project) -> Iterator[Callable[..., Running]]:
                 **options,
             )
         groups.append(process)
-        running = Running(project, process, stdout, stderr)
-        await_(running.started, "the first item")
-        return running
+        return Running(project, process, stdout, stderr)
 
-    yield starts
+    yield launches
     for process in groups:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(BOUND)
+
+
+@pytest.fixture
+def start(project: Project, launch: Callable[..., Running]) -> Callable[..., Running]:
+    """Starts a job of 1000 items that all wait at a gate."""
+
+    def starts(*arguments: str, template: str = "{{ name | gate }}", **options: Any) -> Running:
+        project.records(*named(1000))
+        project.job("plugins: [gate.py]", template=template)
+        project.write("gate.py", GATE)
+        (project.folder / "started").mkdir()
+        running = launch(*arguments, **options)
+        await_(running.started, "the first item")
+        return running
+
+    return starts
 
 
 # ---- help --------------------------------------------------------------------------------------------------
@@ -659,6 +671,35 @@ def test_signal_before_rendering(start: Callable[..., Running], project: Project
     assert ["chora-mp: interrupted"] == [line for line in running.stderr.read_text().splitlines() if line]
     await_(lambda: not alive(family), "the end of all processes")
     assert not project.out.exists()
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 260, 20))
+def test_a_signal_at_any_time(project: Project, launch: Callable[..., Running], milliseconds: int) -> None:
+    """While the command starts, plans or renders: it ends soon, says so, and leaves nothing but the ledger."""
+    project.records(*named(20_000))
+    project.job()
+    running = launch()
+    await_(lambda: bool(running.family()), "the first process that it starts")
+    time.sleep(milliseconds / 1000)
+    family = running.family()
+    running.signal(signal.SIGINT)
+    code, said = running.await_end(), running.stderr.read_text()
+    assert code in (0, 130)
+    assert "Traceback" not in said
+    assert "Warning" not in said
+    assert (code == 130) == ("chora-mp: interrupted" in said), said
+    await_(lambda: not alive(family), "the end of all processes")
+    assert [] == project.leftovers()
+
+
+def test_a_process_that_never_hears_who_it_is() -> None:
+    """A process that was forked just before a signal came does not hold up the server's end, and dies with it."""
+    server = Server()
+    sentinel, writer = server.new_process([])
+    server.stop()
+    assert [sentinel] == wait([sentinel], BOUND)
+    os.close(sentinel)
+    os.close(writer)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a death signal for children")
