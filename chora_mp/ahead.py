@@ -1,6 +1,7 @@
 """Ahead: what a run is going to want is started while this process still imports and checks what it needs itself.
 
-Only the command does this. A guess costs nothing but processor time: what is not wanted after all ends by itself.
+Only the command does this. A guess costs nothing but processor time: what is not wanted after all ends by itself, and
+where a run is at work, whose ledger has no seal, nothing is begun.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def start_ahead(job: str, options: dict[str, Any]) -> None:
     state = os.path.join(folder, STATE_FOLDER)
     try:
         if os.path.exists(state):
-            looks.start_ahead(os.path.join(state, "ledger.db"), folder)
+            ledger = os.path.join(state, "ledger.db")
+            looks.start_ahead(ledger, folder, looks.seal_beside(ledger))
         elif workers != 0 and options["jobs"] != 0:
             from chora_mp.seats import Server  # noqa: PLC0415  (no need of it otherwise)
 
@@ -47,6 +49,8 @@ def _output(job: str, output_dir: str | None) -> tuple[str, Any] | None:
     data = read_yaml(Path(job), job).data
     output = data.get("output") if isinstance(data, dict) else None
     folder = output.get("dir") if isinstance(output, dict) else None
+    if isinstance(output, dict) and folder is None:
+        folder = os.path.join("build", str(data.get("name") or Path(job).stem))
     if output_dir is not None:
         folder = os.path.abspath(output_dir)
     if not isinstance(folder, str) or not folder:

@@ -24,9 +24,9 @@ _MOST_PAIRS = 100  # told by one share: more than anybody wants to read
 class Claims(NamedTuple):
     """What the records of a piece of the source lay claim to; the piece has so many `records`, fresh ones and others.
 
-    `fresh`: runs of fresh records, each as its first record's number in the piece and its length. `keys` and `paths`
-    have a hash for each fresh record, the same for all workers of a run. `folders` maps the hashes of the folders that
-    paths lead through to the first record that needs the folder.
+    `fresh`: the chunks of fresh records, each as its first record's number in the piece and how many it has. `keys` and
+    `paths` have a hash for each fresh record, the same for all workers of a run. `folders` maps the hashes of the
+    folders that paths lead through to the first record that needs the folder.
     """
 
     records: int
@@ -65,15 +65,15 @@ def clashes(pieces: Sequence[str], kind: str, share: int, count: int) -> list[tu
     `pieces`: the files with the claims of all pieces, in order. Only hashes that fall into the `share` of `count` are
     looked at; for the paths also folders that other paths lead through.
     """
-    seen: set[int] = set()
+    seen = {NOTHING}
     twice: set[int] = set()
     for path in pieces:
         claims: Sequence[int] = getattr(Claims.load(path), kind)
         if count > 1:
             claims = [claim for claim in claims if claim % count == share]
-        before = len(seen)
+        expected = len(seen) + len(claims) - claims.count(NOTHING)
         seen.update(claims)
-        if len(seen) < before + len(claims):  # nearly never
+        if len(seen) < expected:  # nearly never
             twice.update(claims)
     pairs = list(_pairs(pieces, kind, twice - {NOTHING}))
     if kind == "paths":

@@ -237,6 +237,7 @@ def check(job: str, as_json: bool) -> None:
     from chora_mp.progress import check_lines  # noqa: PLC0415
     from chora_mp.upkeep import check_file  # noqa: PLC0415
 
+    _begin_work()
     found = check_file(job)
     for line in [json.dumps(found.as_dict())] if as_json else check_lines(found):
         _say(line)
@@ -342,9 +343,7 @@ def _job(path: str, options: dict[str, Any]) -> Job:
     from chora_mp.job import Job  # noqa: PLC0415
 
     job = Job.load(path, require=("source", "output"))
-    gc.enable()
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # so far there was nothing to clear up
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _begin_work()
     changes: dict[str, Any] = {"context": {**job.context, **dict(options["defines"])}}
     if options["jobs"] is not None:
         changes["workers"] = options["jobs"]
@@ -355,6 +354,13 @@ def _job(path: str, options: dict[str, Any]) -> Job:
     if options["output_dir"] is not None and job.output is not None:
         changes["output"] = replace(job.output, dir=Path(os.path.abspath(options["output_dir"])))
     return job.replace(**changes)
+
+
+def _begin_work() -> None:
+    """End the time of imports: from here on there may be garbage, and something to clear up when Ctrl-C comes."""
+    gc.enable()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Signals:

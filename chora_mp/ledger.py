@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from chora_mp.bundle import shown
 from chora_mp.errors import LedgerError
+from chora_mp.looks import seal_beside
 from chora_mp.sinks import STATE_FOLDER
 from chora_mp.sources.chunks import MOST_RECORDS, storable
 from chora_mp.version import __version__
@@ -117,8 +118,8 @@ class ChunkRow(NamedTuple):
 class Ledger:
     """The ledger of one output folder. Raises `LedgerError` where it cannot be read or written, whatever is asked.
 
-    `trusted`: whether its bytes are those that the last run left; a stopped run leaves it open. `set_aside`: the file
-    that a damaged one was renamed to.
+    `sealed`: the digest of its bytes if they are those that the last run left; a stopped run leaves it open.
+    `set_aside`: the file that a damaged one was renamed to.
     """
 
     def __init__(self, folder: str | None, *, read_only: bool = False, replace: bool = True) -> None:
@@ -129,7 +130,7 @@ class Ledger:
         """
         self._folder = folder
         self.path = os.path.join(folder, NAME) if folder else ":memory:"
-        self.trusted = folder is not None and _is_sealed(folder)
+        self.sealed = _seal_of(folder) if folder else None
         self.set_aside: str | None = None
         self.run = 0
         with self._told():
@@ -137,16 +138,21 @@ class Ledger:
                 if read_only:
                     self.db = _looked_into(self.path)
                     return
-                self.db = _opened(self.path, check=not self.trusted)
+                self.db = _opened(self.path, check=self.sealed is None)
             except _DamagedError:
                 if read_only:
                     raise LedgerError(f"{shown(self.path)}: is damaged; the next run sets it aside") from None
-                self.trusted = False
+                self.sealed = None
                 if replace:
                     self.set_aside = _set_aside(self.path)
                 else:
                     self.path = ":memory:"
                 self.db = _opened(self.path, check=False)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether its bytes are those that the last run left."""
+        return self.sealed is not None
 
     def __enter__(self) -> Self:
         return self
@@ -529,20 +535,21 @@ def _has_sound_rows(db: sqlite3.Connection) -> bool:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version != VERSION:  # nothing in it yet, or nothing that could be told
         return True
-    checks = [
-        f"SELECT 1 FROM outputs WHERE instr(path, char(0)) OR at < 0 OR at >= {_MOST_PLACES}",
-        f"SELECT 1 FROM chunks WHERE number < 0 OR number >= {_MOST_PLACES // MOST_RECORDS}",
-        f"SELECT 1 FROM runs WHERE ended IS NOT NULL AND ({' OR '.join(f'{name} IS NULL' for name in _COUNTS)})",
-    ]
+    odd = {
+        "outputs": [f"instr(path, char(0)) OR at < 0 OR at >= {_MOST_PLACES}"],
+        "chunks": [f"number < 0 OR number >= {_MOST_PLACES // MOST_RECORDS}"],
+        "runs": [f"ended IS NOT NULL AND ({' OR '.join(f'{name} IS NULL' for name in _COUNTS)})"],
+    }
     texts: dict[str, list[str]] = {}
     for table, column, kind, needed in db.execute(_COLUMNS).fetchall():
         kinds = (kind.lower(), "integer" if kind == "REAL" else kind.lower())
         wrong = f"typeof({column}) NOT IN {kinds}"
-        checks.append(f"SELECT 1 FROM {table} WHERE {wrong}" + ("" if needed else f" AND {column} IS NOT NULL"))
+        odd.setdefault(table, []).append(wrong if needed else f"{wrong} AND {column} IS NOT NULL")
         if kind == "TEXT":
             texts.setdefault(table, []).append(column)
-    if any(db.execute(f"{check} LIMIT 1").fetchone() for check in checks):
-        return False
+    for table, conditions in odd.items():
+        if db.execute(f"SELECT 1 FROM {table} WHERE {' OR '.join(conditions)} LIMIT 1").fetchone():
+            return False
     for table, columns in texts.items():
         for _ in db.execute(f"SELECT {', '.join(columns)} FROM {table}"):  # what is no UTF-8 cannot be read
             pass
@@ -597,17 +604,16 @@ def _set_aside(path: str) -> str:
     return f"{path}.bad-{number}"
 
 
-def _is_sealed(folder: str) -> bool:
-    """Whether the ledger's file is, byte for byte, what the last run left."""
+def _seal_of(folder: str) -> str | None:
+    """The digest of the ledger's file, if it is, byte for byte, what the last run left."""
+    path = os.path.join(folder, NAME)
     try:
-        with open(os.path.join(folder, _SEAL), encoding="ascii") as file:
-            expected = file.read().strip()
-        log = os.path.join(folder, NAME + "-wal")
-        if os.path.exists(log) and os.path.getsize(log):  # what somebody else has changed, and not yet in the file
-            return False
-        return expected == file_digest(os.path.join(folder, NAME))
-    except (OSError, ValueError):
-        return False
+        if os.path.exists(path + "-wal") and os.path.getsize(path + "-wal"):
+            return None  # somebody else has changed it, and not yet in the file
+        seal = seal_beside(path)
+        return seal if seal and seal == file_digest(path) else None
+    except OSError:
+        return None
 
 
 def file_digest(path: str) -> str:

@@ -39,11 +39,11 @@ def changed(rows: Iterable[tuple[str, int, int, int, int]], root: int) -> list[i
 class Other:
     """The other process. What it finds are places of outputs that may have changed, whatever they are made from."""
 
-    def __init__(self, ledger: str, folder: str) -> None:
-        """Start it. Raises `OSError`."""
+    def __init__(self, ledger: str, folder: str, seal: str = "") -> None:
+        """Start it; with a `seal` what it finds counts only if it sees that one beside the ledger. Raises `OSError`."""
         import subprocess  # noqa: PLC0415  (the other process has no use for it)
 
-        command = [sys.executable, "-I", "-S", __file__, ledger, folder]
+        command = [sys.executable, "-I", "-S", __file__, ledger, folder, seal]
         null, pipe = subprocess.DEVNULL, subprocess.PIPE
         self.task = _task(ledger, folder)
         self.found: list[int] = []
@@ -52,11 +52,12 @@ class Other:
         self._pipe = self._process.stdout.fileno()
         os.set_blocking(self._pipe, False)
         self._unread = b""
-        self._run: int | None = None
+        self.seal = seal
+        self._seal: str | None = None
         self._reached: int | None = None
 
-    def has_reached(self, at: int, run: int) -> bool:
-        """Whether it has looked at all outputs behind the place `at`, in the ledger as it was after the run `run`."""
+    def has_reached(self, at: int) -> bool:
+        """Whether it has looked at all outputs behind the place `at`, and in the right state of the ledger."""
         try:
             while said := os.read(self._pipe, 2**16):
                 self._unread += said
@@ -64,13 +65,12 @@ class Other:
             pass
         *lines, self._unread = self._unread.split(b"\n")
         for line in lines:
-            numbers = [int(word) for word in line.split()]
-            if self._run is None:
-                self._run = numbers[0]
+            if self._seal is None:
+                self._seal = line.decode()
             else:
-                *found, self._reached = numbers
+                *found, self._reached = (int(word) for word in line.split())
                 self.found += found
-        return self._run == run and self._reached is not None and self._reached <= at + 1
+        return self._seal == self.seal and self._reached is not None and self._reached <= at + 1
 
     def end(self) -> None:
         """End it, wherever it is."""
@@ -81,30 +81,29 @@ class Other:
 _ahead: list[Other] = []
 
 
-def start_ahead(ledger: str, folder: str) -> None:
-    """Have the other process begin with the outputs in `folder`, if their `ledger` is large."""
-    if len(_ahead) == 0 and _is_worth_it(ledger):
-        _ahead.append(Other(ledger, folder))
+def start_ahead(ledger: str, folder: str, seal: str) -> None:
+    """Have the other process begin with the outputs in `folder`, if their `ledger` is large and has its `seal`."""
+    if seal and len(_ahead) == 0 and _is_worth_it(ledger):
+        _ahead.append(Other(ledger, folder, seal))
 
 
-def changed_in_two(db: sqlite3.Connection, ledger: str, folder: str, where: str, *, ahead: bool) -> list[int]:
+def changed_in_two(db: sqlite3.Connection, ledger: str, folder: str, where: str, seal: str | None) -> list[int]:
     """The places of outputs whose files are not as they were: all that `where` selects, and maybe some others.
 
-    `ahead`: whether what was begun ahead counts, which has seen the ledger as it was then.
+    What was begun ahead counts if it was with this `seal`; None: it does not, it was too early.
     """
     try:
         root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return [at for (at,) in db.execute("SELECT at FROM outputs")]
-    other = _taken(ledger, folder, ahead=ahead)
+    other = _taken(ledger, folder, seal)
     try:
-        (run,) = db.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone()
         rows = db.execute(f"{_ROWS} {where} ORDER BY at")
         found: list[int] = []
         while part := rows.fetchmany(_PART):
             found += changed(part, root)
             last = part[-1][-1]
-            if other and other.has_reached(last, run):
+            if other and other.has_reached(last):
                 return found + [at for at in other.found if at > last]
         return found
     finally:
@@ -113,11 +112,11 @@ def changed_in_two(db: sqlite3.Connection, ledger: str, folder: str, where: str,
             other.end()
 
 
-def _taken(ledger: str, folder: str, *, ahead: bool) -> Other | None:
+def _taken(ledger: str, folder: str, seal: str | None) -> Other | None:
     """The other process, the one that was started ahead or a new one; None where it would not be worth it."""
     while _ahead:
         other = _ahead.pop()
-        if ahead and other.task == _task(ledger, folder):
+        if (*_task(ledger, folder), seal) == (*other.task, other.seal):
             return other
         other.end()
     try:
@@ -137,14 +136,26 @@ def _is_worth_it(ledger: str) -> bool:
         return False
 
 
-def _main(ledger: str, folder: str) -> None:
+def seal_beside(ledger: str) -> str:
+    """The seal beside a ledger; a run takes it away before it changes anything."""
+    try:
+        with open(os.path.join(os.path.dirname(ledger), "ledger.sha256"), encoding="ascii") as file:
+            return file.read().strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _main(ledger: str, folder: str, seal: str) -> None:
     """What the other process does; it tells after each part which outputs have changed, and where it is."""
     import sqlite3  # noqa: PLC0415  (this process has it by the time that it needs it)
 
     db = sqlite3.connect(ledger, isolation_level=None, timeout=10)
     root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    db.execute("BEGIN")  # one state of the ledger, whatever happens to it meanwhile
-    print(*db.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone(), flush=True)
+    # One state of the ledger, whatever happens to it meanwhile: that of the seal, if it was there before and is after.
+    before = seal_beside(ledger)
+    db.execute("BEGIN")
+    db.execute("SELECT 1 FROM outputs LIMIT 1").fetchone()
+    print(seal if before == seal == seal_beside(ledger) or not seal else "none", flush=True)
     rows = db.execute(f"{_ROWS} error IS NULL ORDER BY at DESC")
     while part := rows.fetchmany(_PART):
         print(*changed(part, root), part[-1][-1], flush=True)

@@ -92,15 +92,15 @@ class Folder:
         return True
 
 
-def suspects(ledger: Ledger, folder: str, closures: Iterable[int]) -> list[int]:
+def suspects(ledger: Ledger, folder: str, closures: Iterable[int], *, ahead: bool) -> list[int]:
     """The places in the ledger of outputs made from these closures whose size, mtime or inode is not as it was.
 
-    There may be some of other outputs among them.
+    There may be some of other outputs among them. `ahead`: whether it is soon enough for what was looked at ahead.
     """
     marks = ", ".join(map(str, closures)) or "NULL"
     where = f"error IS NULL AND closure IN ({marks})"
     with ledger.told():
-        return changed_in_two(ledger.db, ledger.path, folder, where, ahead=ledger.trusted)
+        return changed_in_two(ledger.db, ledger.path, folder, where, ledger.sealed if ahead else None)
 
 
 def output_at(ledger: Ledger, at: int) -> Output | None:

@@ -20,7 +20,7 @@ from chora_mp.bundle import digest_of
 from chora_mp.claims import shares
 from chora_mp.comparison import REASONS, TO_RENDER, Comparison, Layout
 from chora_mp.errors import JobError, SourceError
-from chora_mp.findings import CHOSEN, CLAIMS, EXPECTED, UNKEYED, Findings
+from chora_mp.findings import CHOSEN, EXPECTED, UNKEYED, Findings
 from chora_mp.ledger import ChunkRow, Known, file_digest
 from chora_mp.outputs import Folder, orphans, output_at, suspects
 from chora_mp.records import Input, ScanOrders
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 _Told = tuple[str, str, int]
 
+_PIECE = "scan-"  # begins the names of the files with findings
 _MOST_CLASHES = 20  # a screen; one is enough to go and mend the data
 _CODES = {CHOSEN: comparison.NEW, UNKEYED: comparison.UNKEYED}
 _SAID = bytes(_CODES.get(flag, comparison.LEFT_OUT) for flag in range(256))
@@ -249,7 +250,7 @@ class Planner:
             faults=self._wishes.faults,
             folds=self._folds(),
         )
-        self._pieces = [os.path.join(self._scratch, f"scan-{number}") for number in range(len(cuts) - 1)]
+        self._pieces = [os.path.join(self._scratch, f"{_PIECE}{number}") for number in range(len(cuts) - 1)]
         spots = zip(cuts, cuts[1:], self._pieces, strict=False)
         for _ in self._crew.ask_all([("scan", orders, start, end, into) for start, end, into in spots]):
             pass
@@ -320,8 +321,8 @@ class Planner:
 
     def _clashing_claims(self, records: int) -> Iterator[tuple[int, int]]:
         """Numbers of fresh records that may lay claim to one key or path, or to a path and a folder."""
-        pieces = [path + CLAIMS for path in self._pieces]
-        found = self._crew.ask_all([("clashes", pieces, *share) for share in shares(records)])
+        pieces = (os.path.join(self._scratch, _PIECE), len(self._pieces))
+        found = self._crew.ask_all([("clashes", *pieces, *share) for share in shares(records)])
         return itertools.chain.from_iterable(found)
 
     def _refuse_clashes(self, clashes: Iterator[tuple[int, int]], layout: Layout) -> None:
@@ -402,7 +403,7 @@ class Planner:
         numbers = {number for number, _ in current.values()}
         assert self._job.output is not None  # noqa: S101  (there is a ledger)
         # Outside of the transaction, for the looks are shared with a process that would not see what it does.
-        doubtful = suspects(ledger, str(self._job.output.dir), numbers)
+        doubtful = suspects(ledger, str(self._job.output.dir), numbers, ahead=not scanned)
         with ledger.told(), ledger.transaction(keep=not self._wishes.explain):
             compared = Comparison(ledger, layout, doubtful)
             if scanned and (self._wishes.explain or not ledger.is_empty()):

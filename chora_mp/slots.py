@@ -100,5 +100,5 @@ def _note(page: mmap.mmap | bytes, start: int) -> Note:
         span, seq, since = _WHERE.unpack_from(page, start + _WHERE_AT[count & 1])
     (pid,) = _PID.unpack_from(page, start)
     (length,) = _LENGTH.unpack_from(page, start + _LENGTH_AT)
-    folder = page[start + _FOLDER_AT : start + _FOLDER_AT + length]
+    folder = page[start + _FOLDER_AT : start + min(_FOLDER_AT + length, _SIZE)]
     return Note(pid, span, None if seq == _IDLE else seq, since, folder)

@@ -156,7 +156,7 @@ def _sweep(scratch: str, name: str) -> None:
     prefix = _temporary(name)
     for number, note in enumerate(read_notes(os.path.join(scratch, "slots"))):
         if note.folder:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # the latter: what is no file of slots may say anything
                 os.unlink(os.path.join(note.folder, f"{prefix}{number}".encode()))
     shutil.rmtree(scratch, ignore_errors=True)
 

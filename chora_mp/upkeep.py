@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from chora_mp.bundle import shown, take_bundle
 from chora_mp.crew import Crew
-from chora_mp.errors import JobError, LedgerError
+from chora_mp.errors import JobError, LedgerError, OutputError
 from chora_mp.job import Job
 from chora_mp.lanes import InlineLane, ProcessLane
 from chora_mp.ledger import NAME, Ledger, job_identity
@@ -27,8 +27,10 @@ from chora_mp.state import run_name, store_bundle, without_output
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from chora_mp.outputs import Doubt
     from chora_mp.planning import Surveyed
+
+
+_AS_WRITTEN, _MISSING, _EDITED = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,29 +102,40 @@ def verify(job: Job) -> Verification:
 
     Raises `LedgerError` where there is no ledger, or it is damaged or another job's.
     """
-    doubts: list[Doubt] = []
-    with _ledger(job) as ledger, ledger.told(), contextlib.closing(sqlite3.connect("")) as paths:
-        # On disk, where there are too many for the memory: ten million of them would take two gigabytes.
-        paths.execute("CREATE TABLE known (path BLOB PRIMARY KEY) WITHOUT ROWID")
-        paths.executemany("INSERT OR IGNORE INTO known VALUES (?)", _looked_at(ledger, _root(job), doubts))
-        (checked,) = paths.execute("SELECT count(*) FROM known").fetchone()
-        # What another item has written since, in a shard for one, is judged by that item's row.
-        past = ledger.overwritten({doubt.output.at for doubt in doubts})
-        missing = {doubt.output.path for doubt in doubts if doubt.missing and doubt.output.at not in past}
-        edited = {doubt.output.path for doubt in doubts if doubt.edited and doubt.output.at not in past}
-        query = "SELECT 1 FROM known WHERE path = ?"
-        unknown = [path for path in files_in(_root(job)) if not paths.execute(query, (_raw(path),)).fetchone()]
-    return Verification(job.name, checked, *(tuple(sorted(found)) for found in (missing, edited, unknown)))
+    with _ledger(job) as ledger, contextlib.closing(sqlite3.connect("")) as paths:
+        try:
+            return _verified(job, ledger, paths)
+        except sqlite3.Error as error:  # the ledger's own are told by the ledger
+            raise OutputError(f"the paths that were looked at cannot be kept in a temporary file: {error}") from None
 
 
-def _looked_at(ledger: Ledger, root: str, doubts: list[Doubt]) -> Iterator[tuple[bytes]]:
-    """The path of every output, which is compared by the way; those that are not as they were go to `doubts`."""
+def _verified(job: Job, ledger: Ledger, paths: sqlite3.Connection) -> Verification:
+    """The verification; `paths` is an empty database, on disk where it grows too large for the memory."""
+    paths.execute("CREATE TABLE looked_at (path BLOB PRIMARY KEY, found INTEGER) WITHOUT ROWID")
+    # Of several rows for one path, which a shard may leave, one that agrees with the file is enough.
+    paths.executemany(
+        "INSERT INTO looked_at VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET found = min(found, excluded.found)",
+        _looked_at(ledger, _root(job)),
+    )
+    (checked,) = paths.execute("SELECT count(*) FROM looked_at").fetchone()
+    missing, edited = (
+        [
+            path.decode()
+            for (path,) in paths.execute("SELECT path FROM looked_at WHERE found = ? ORDER BY path", (what,))
+        ]
+        for what in (_MISSING, _EDITED)
+    )
+    query = "SELECT 1 FROM looked_at WHERE path = ?"
+    unknown = (path for path in files_in(_root(job)) if not paths.execute(query, (_raw(path),)).fetchone())
+    return Verification(job.name, checked, tuple(missing), tuple(edited), tuple(sorted(unknown)))
+
+
+def _looked_at(ledger: Ledger, root: str) -> Iterator[tuple[bytes, int]]:
+    """The path of every output, and what became of it."""
     folder = Folder(root)
     for output in ledger.outputs():
-        yield (_raw(output.path),)
         doubt = folder.doubt(output)
-        if doubt.missing or doubt.edited:
-            doubts.append(doubt)
+        yield _raw(output.path), _MISSING if doubt.missing else _EDITED if doubt.edited else _AS_WRITTEN
     folder.close()
 
 

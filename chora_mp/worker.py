@@ -29,7 +29,7 @@ from chora_mp.environment import (
     referenced,
 )
 from chora_mp.errors import SourceError, TemplateError
-from chora_mp.findings import EXPECTED, Findings
+from chora_mp.findings import CLAIMS, EXPECTED, Findings
 from chora_mp.records import BadRecord, Failure, ItemResult, Orders, Outcome, Place, Span
 from chora_mp.sinks import FileSink, TextSink, is_sound
 from chora_mp.sources import jsonl, spool
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 # for ever. Estimated generously below; the pipe holds 64 KiB.
 _FULL_MESSAGE = 9 * 2**10  # bytes; the item that goes beyond adds 6 KiB at the most
 _LONGEST_KEY = 1024
+_LONGEST_PATH = 4096  # bytes; the sinks take no longer ones
 _FULL_TEXTS = 8 * 2**20  # bytes of kept documents before a span is handed back early: memory stays flat
 
 _clock = time.monotonic
@@ -95,11 +96,11 @@ class Worker:
             raise SourceError(f"{orders.input.name}: cannot be read: {error.strerror}") from None
         found.save(into)
 
-    def clashes(self, pieces: list[str], kind: str, share: int, count: int) -> list[tuple[int, int]]:
-        """Numbers of records that may lay claim to one key or path, of a share of those in the files `pieces`."""
+    def clashes(self, prefix: str, pieces: int, kind: str, share: int, count: int) -> list[tuple[int, int]]:
+        """Numbers of records that may lay claim to one key or path, of a share of those in so many files."""
         from chora_mp.claims import clashes  # noqa: PLC0415  (as above)
 
-        return clashes(pieces, kind, share, count)
+        return clashes([f"{prefix}{number}{CLAIMS}" for number in range(pieces)], kind, share, count)
 
     def survey(self, names: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
         """What is wrong with the templates that the job reaches, and place and name of all that they take from records.
@@ -157,7 +158,8 @@ class Worker:
         if entry is None:
             raise _cut_short(span, span.seq)
         line = entry[0]
-        return failures.printable(item.key, _LONGEST_KEY), failures.printable(item.path, _LONGEST_KEY), line
+        # Paths that can be written are whole, so that two of them can be compared.
+        return failures.printable(item.key, _LONGEST_KEY), failures.printable(item.path, _LONGEST_PATH), line
 
     def close(self) -> None:
         """Let go of files and folders."""
@@ -503,11 +505,15 @@ class Expected:
         if piece != self._piece:
             rows = Findings.load(self._paths[piece]).rows
             self._piece, self._found = piece, {self._firsts[piece] + row[0]: (row[1], row[2]) for row in rows}
+        if not key:  # there is no path to be written to either
+            return
         found = self._found.get(seq)
+        if found is None:
+            raise ValueError(f"the key is {key!r} and there was none before; it must be the same each time")
         now = storable(key), storable(path) if is_sound(path) else ""
-        if found is not None and found != now:
-            what, one = ("key", 0) if found[0] != now[0] else ("output path", 1)
-            raise ValueError(f"the {what} is {now[one]!r} and was {found[one]!r} before; it must be the same each time")
+        if found != now:
+            what, one, real = ("key", 0, key) if found[0] != now[0] else ("output path", 1, path)
+            raise ValueError(f"the {what} is {real!r} and was {found[one]!r} before; it must be the same each time")
 
 
 class RowSink:
@@ -582,7 +588,8 @@ class _Item:
         renderer = self.renderer
         self.variables = {**renderer.globals, **record}
         if renderer.key is None:
-            self.key = self.place()
+            path = self.place()
+            self.key = path if is_sound(path) else ""  # what leads nowhere is no key
             return
         self.doing = "key"
         self.key = renderer.key(self.variables)

@@ -545,6 +545,48 @@ def test_bad_output_paths_are_in_nobodys_way(project: Project, key: str, path: s
         assert {name: name for name in {"good", *names}} == project.outputs()
 
 
+def test_a_bad_path_is_no_key(project: Project) -> None:
+    """Where the path is the key, an item whose path leads nowhere has none: its line is its name, in any run once."""
+    project.records(*({"name": name} for name in ("good", "a//b", "x")))
+    project.job(path="{{ name }}")
+    for shard in ("1/2", "2/2", "1/2", "1/2"):
+        assert project.render("--shard", shard)[0] in (0, 1)
+    code, summary, _ = project.render()
+    assert (1, ["data.jsonl:2"]) == (code, [item["key"] for item in summary["failures"]])
+    assert "1 item failed" in project.run("status", "job.yaml").stdout
+    assert 2 == project.render("--prune")[0]  # whose output it would be is not known
+
+
+FLIP = """
+calls = {}
+def flip(name):
+    calls[name] = calls.get(name, 0) + 1
+    return "a//b" + name if calls[name] == 1 else "same.txt"
+FILTERS = {"flip": flip}
+"""
+
+
+def test_a_path_that_was_bad_at_first(project: Project) -> None:
+    """It was not compared with the others, so nothing is written to it."""
+    project.records(*({"id": f"{number}"} for number in range(4)))
+    project.job("plugins: [flip.py]", template="{{ id }}", path="{{ id | flip }}")
+    project.write("flip.py", FLIP)
+    found = failures(project, "-j", "0")
+    expected = "job.yaml:3: output.path: the key is 'same.txt' and there was none before; it must be the same each time"
+    assert {("ValueError", expected)} == {*told(found).values()}
+    assert {} == project.outputs()
+
+
+def test_two_records_with_one_long_path(project: Project) -> None:
+    """However long a path is that can be written, two records must not have it."""
+    path = "/".join([*(letter * 191 for letter in "abcd"), "e" * 255, "tail"])
+    project.records({"id": "1", "path": path}, {"id": "2", "path": path})
+    project.job("key: '{{ id }}'", template="{{ id }}", path="{{ path }}")
+    code, _, stderr = project.render()
+    assert code == 2
+    assert stderr.endswith("of the record at data.jsonl:1, too; paths must be unique\n")
+
+
 def test_lone_surrogates(project: Project) -> None:
     """Half a character, which JSON can spell and UTF-8 cannot, fails the item, in the text as in the path."""
     project.records({"name": "a", "text": "\ud800"}, {"name": "\udc00", "text": "x"}, {"name": "c", "text": "ü😀"})
@@ -552,7 +594,7 @@ def test_lone_surrogates(project: Project) -> None:
     found = failures(project)
     message = "the document holds a lone surrogate ('\\ud800'), which UTF-8 cannot express"
     assert ("UnicodeEncodeError", message) == told(found)["a.txt"]
-    assert ("PathError", "output path '\\udc00.txt' holds a lone surrogate") == told(found)["\\udc00.txt"]
+    assert ("PathError", "output path '\\udc00.txt' holds a lone surrogate") == told(found)["data.jsonl:2"]
     assert {"c.txt": "ü😀"} == project.outputs()
 
 

@@ -385,7 +385,7 @@ def test_a_slow_source_holds_no_result_back(tmp_path: Path) -> None:
 
 def test_tasks_are_shared_and_answered_in_order(project: Project) -> None:
     """Answers come in the order of the tasks, from as many workers as there is work for, and from new ones for dead."""
-    files = [str(project.folder / f"claims-{number}") for number in range(12)]
+    files = [str(project.folder / f"claims-{number}-0.claims") for number in range(12)]
     for number, file in enumerate(files):
         keys = array("q", range(50_000 if number % 4 == 0 else 2))
         keys[-1] = 0
@@ -393,7 +393,7 @@ def test_tasks_are_shared_and_answered_in_order(project: Project) -> None:
     scratch = str(project.folder)
     with Crew(ProcessLane(Orders(f"{scratch}/bundle", None, scratch, ".t"), 2)) as crew:
         for die in (False, True):
-            answers = crew.ask_all([("clashes", [file], "keys", 0, 1) for file in files])
+            answers = crew.ask_all([("clashes", file.removesuffix("0.claims"), 1, "keys", 0, 1) for file in files])
             first = next(answers)
             if die:
                 crew.seats[-1].kill()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chora_mp import looks
+from chora_mp import ahead, looks, seats
 from chora_mp.looks import Other, changed_in_two, start_ahead
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with outputs and as much of a ledger as the looks need."""
     folder = tmp_path_factory.mktemp("looks")
     (folder / "out").mkdir()
+    (folder / "ledger.sha256").write_text("sealed\n")
     rows = []
     for number in range(COUNT):
         path = folder / "out" / f"n{number}"
@@ -49,10 +50,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         status = path.stat()
         rows.append((10 * number, path.name, status.st_size, status.st_mtime_ns, status.st_ino, number % 2))
     with closing(sqlite3.connect(folder / "ledger.db", isolation_level=None)) as db:
-        db.executescript(
-            "CREATE TABLE runs (id); INSERT INTO runs VALUES (6), (7); CREATE TABLE outputs "
-            "(at INTEGER PRIMARY KEY, path, size, mtime, inode, closure, error);"
-        )
+        db.executescript("CREATE TABLE outputs (at INTEGER PRIMARY KEY, path, size, mtime, inode, closure, error);")
         db.execute("BEGIN")
         db.executemany("INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, NULL)", rows)
         db.execute("COMMIT")
@@ -68,17 +66,17 @@ def _nothing_ahead() -> Iterator[None]:
         looks._ahead.pop().end()
 
 
-def found(shop: Path, where: str = "error IS NULL", *, ahead: bool = True) -> list[int]:
+def found(shop: Path, where: str = "error IS NULL", seal: str | None = "sealed") -> list[int]:
     """The numbers of the outputs that have changed, in order."""
     with closing(sqlite3.connect(shop / "ledger.db", isolation_level=None)) as db:
-        places = changed_in_two(db, str(shop / "ledger.db"), str(shop / "out"), where, ahead=ahead)
+        places = changed_in_two(db, str(shop / "ledger.db"), str(shop / "out"), where, seal)
     assert len(places) == len(set(places))
     return sorted(place // 10 for place in places)
 
 
 def begin(shop: Path) -> Other:
     """The other process, started ahead; it has begun by now."""
-    start_ahead(str(shop / "out" / ".." / "ledger.db"), str(shop / "out"))
+    start_ahead(str(shop / "out" / ".." / "ledger.db"), str(shop / "out"), "sealed")
     (other,) = looks._ahead
     return other
 
@@ -105,7 +103,7 @@ def test_wherever_they_meet(shop: Path, monkeypatch: pytest.MonkeyPatch, reached
     monkeypatch.setattr(looks, "_WORTH_BYTES", 0)
     monkeypatch.setattr(looks, "_PART", part)
     other = begin(shop)
-    wait_for(lambda: other.has_reached(10 * reached, 7))
+    wait_for(lambda: other.has_reached(10 * reached))
     assert CHANGED == found(shop)
     assert [] == looks._ahead
 
@@ -113,8 +111,8 @@ def test_wherever_they_meet(shop: Path, monkeypatch: pytest.MonkeyPatch, reached
 def test_only_what_is_asked_for_is_sure(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What `where` selects is complete; nothing unchanged is ever told."""
     monkeypatch.setattr(looks, "_WORTH_BYTES", 0)
-    for ahead in (False, True):
-        if ahead:
+    for early in (False, True):
+        if early:
             begin(shop)
         even = {number for number in CHANGED if number % 2 == 0}
         assert even <= {*found(shop, "closure = 0")} <= {*CHANGED}
@@ -126,7 +124,7 @@ def test_another_process_that_dies(shop: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(looks, "_WORTH_BYTES", 0)
     for reached in (10 * COUNT, 25_000):
         other = begin(shop)
-        wait_for(lambda other=other, reached=reached: other.has_reached(reached, 7))  # type: ignore[misc]
+        wait_for(lambda other=other, reached=reached: other.has_reached(reached))  # type: ignore[misc]
         os.kill(other._process.pid, signal.SIGKILL)
         assert CHANGED == found(shop)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
@@ -134,26 +132,40 @@ def test_another_process_that_dies(shop: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_was_begun_too_early(shop: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What was begun on an older state of the ledger, on another one, or on one that is not trusted does not count."""
+    """What was begun on another ledger, before a scan, or beside another seal does not count."""
     monkeypatch.setattr(looks, "_WORTH_BYTES", 0)
-    shutil.copytree(shop, tmp_path / "shop", symlinks=True)
-    shutil.copyfile(shop / "ledger.db", tmp_path / "other.db")
-    start_ahead(str(tmp_path / "other.db"), str(shop / "out"))
+    shutil.copyfile(shop / "ledger.db", tmp_path / "ledger.db")
+    (tmp_path / "ledger.sha256").write_text("sealed\n")
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as db:
+        db.execute("UPDATE outputs SET size = size + 1")
+        db.commit()
+    start_ahead(str(tmp_path / "ledger.db"), str(shop / "out"), "sealed")
     assert CHANGED == found(shop)
-    other = begin(shop)
-    wait_for(lambda: other.has_reached(0, 7))
-    other.found = [33]  # as if it had been another state
-    assert CHANGED == found(shop, ahead=False)
-    other = begin(shop)
-    wait_for(lambda: other.has_reached(0, 7))
-    other.found, other._run = [33], 6
-    assert CHANGED == found(shop)
+    for seal in (None, "another"):
+        other = begin(shop)
+        wait_for(lambda other=other: other.has_reached(0))  # type: ignore[misc]
+        other.found = [33]  # as if it had been another state
+        assert CHANGED == found(shop, seal=seal)
+
+
+@pytest.mark.parametrize("seal", ["", "another"])
+def test_a_seal_that_is_gone(shop: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seal: str) -> None:
+    """Where a run has begun meanwhile, the seal is gone or another one: nothing that the other says counts."""
+    monkeypatch.setattr(looks, "_WORTH_BYTES", 0)
+    shutil.copyfile(shop / "ledger.db", tmp_path / "ledger.db")
+    (tmp_path / "ledger.sha256").write_text(seal)
+    start_ahead(str(tmp_path / "ledger.db"), str(shop / "out"), "sealed")
+    (other,) = looks._ahead
+    wait_for(lambda: other._reached == -1 or other.has_reached(0))
+    assert not other.has_reached(10 * COUNT)
+    start_ahead(str(tmp_path / "ledger.db"), str(shop / "out"), "")
+    assert [other] == looks._ahead
 
 
 def test_no_folder(shop: Path) -> None:
     """Where the folder is gone every output has changed."""
     with closing(sqlite3.connect(shop / "ledger.db")) as db:
-        places = changed_in_two(db, str(shop / "ledger.db"), str(shop / "absent"), "error IS NULL", ahead=True)
+        places = changed_in_two(db, str(shop / "ledger.db"), str(shop / "absent"), "error IS NULL", None)
     assert [10 * number for number in range(COUNT)] == sorted(places)
 
 
@@ -198,6 +210,47 @@ def test_a_guess_that_comes_to_nothing(project: Project, text: str, state: bool)
     assert code == 2
     assert stderr.startswith("chora-mp: job.yaml:"), stderr
     assert "Traceback" not in stderr
+
+
+def test_what_is_started_ahead(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the first run the fork server; later the looks, if there are many outputs and no run is under way."""
+    options = {"output_dir": None, "jobs": None}
+    monkeypatch.setattr(looks, "_WORTH_BYTES", 0)
+    project.records({"name": "a"})
+    job = str(project.job())
+    ahead.start_ahead(job, {**options, "jobs": 0})
+    assert ([], []) == (looks._ahead, seats._ahead)
+    ahead.start_ahead(job, options)
+    seats.Server.next().stop()
+    assert ([], []) == (looks._ahead, seats._ahead)
+    assert 0 == project.render()[0]
+    ahead.start_ahead(job, options)
+    assert (1, []) == (len(looks._ahead), seats._ahead)
+    looks._ahead.pop().end()
+    (project.out / ".chora-mp" / "ledger.sha256").unlink()
+    ahead.start_ahead(job, options)
+    assert ([], []) == (looks._ahead, seats._ahead)
+
+
+def test_edits_while_the_source_is_read(project: Project) -> None:
+    """What happens to outputs while a slow source is read is seen: they are looked at after that."""
+    project.write("rows.py", ROWS)
+    project.job(source='{python: "rows.py:records"}')
+    assert 0 == project.render()[0]
+    code, summary, _ = project.render()
+    assert (0, 1, MANY - 1) == (code, summary["successful"], summary["unchanged"])
+    assert (project.out / "n20900.txt").exists()
+
+
+ROWS = f"""
+import os, time
+
+def records():
+    if os.path.exists("out/n20900.txt"):
+        time.sleep(0.5)
+        os.unlink("out/n20900.txt")
+    return ({{"name": f"n{{number}}"}} for number in range({MANY}))
+"""
 
 
 def test_a_job_from_a_pipe(project: Project) -> None:

@@ -224,8 +224,9 @@ def test_what_dead_runs_left_goes(project: Project) -> None:
     )
     for path in (mine, *others):
         path.write_text("half a docum")
-    (state / "run-nonsense").mkdir()
-    (state / "run-nonsense" / "slots").write_text("nonsense")
+    for number, content in enumerate((b"nonsense", b"\xff" * 20_000, b"\7" * 64 + bytes([200, 0, 65, 0]) * 5000)):
+        (state / f"run-nonsense-{number}").mkdir()
+        (state / f"run-nonsense-{number}" / "slots").write_bytes(content)
     (state / "mine").write_text("mine")
     assert (0, 2) == render(project)
     assert ["ledger.db", "ledger.sha256", "lock", "mine"] == sorted(os.listdir(state))
