@@ -47,7 +47,9 @@ def _output(job: str, output_dir: str | None) -> tuple[str, Any] | None:
     if not os.path.isfile(job):  # a pipe can be read only once
         return None
     data = read_yaml(Path(job), job).data
-    output = data.get("output") if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        return None
+    output = data.get("output")
     folder = output.get("dir") if isinstance(output, dict) else None
     if isinstance(output, dict) and folder is None:
         folder = os.path.join("build", str(data.get("name") or Path(job).stem))

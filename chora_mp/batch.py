@@ -341,7 +341,8 @@ class _Run:
             ledger.drop_doubles()
         whole = ended and self._wishes.selection == Selection() and self.done == self.total
         ledger.drop(ledger.overwritten(plan.superseded))
-        if ended and self._wishes.prune:
+        # A run that was stopped early removes nothing: it may have been stopped for what it would remove.
+        if ended and self._wishes.prune and self.done == self.total and not self._interrupted():
             self._prune(ledger, plan)
         ledger.forget_failures(every=whole)
         ledger.end(self.result())

@@ -536,7 +536,7 @@ def _has_sound_rows(db: sqlite3.Connection) -> bool:
     if version != VERSION:  # nothing in it yet, or nothing that could be told
         return True
     odd = {
-        "outputs": [f"instr(path, char(0)) OR at < 0 OR at >= {_MOST_PLACES}"],
+        "outputs": [f"digest IS NOT NULL AND instr(path, char(0)) OR at < 0 OR at >= {_MOST_PLACES}"],
         "chunks": [f"number < 0 OR number >= {_MOST_PLACES // MOST_RECORDS}"],
         "runs": [f"ended IS NOT NULL AND ({' OR '.join(f'{name} IS NULL' for name in _COUNTS)})"],
     }

@@ -1258,6 +1258,22 @@ def test_outputs_that_another_key_has_written_since(project: Project) -> None:
     assert verify(loaded(project)).sound
 
 
+def test_a_run_that_is_stopped_removes_nothing(project: Project) -> None:
+    """Whether by a failure or by a signal: what it would remove may be what it was stopped for."""
+    project.records(*named("abcd"))
+    project.job('key: "{{ name }}"\nworkers: 0', template="{{ 1 // v }}")
+    render(project)
+    project.records({"name": "a", "v": 0}, {"name": "b", "v": 2})
+    job = loaded(project, policy="fail-fast")
+    result = batch_generate(job, prune=True)
+    assert (0, 1, {"a.txt", "b.txt", "c.txt", "d.txt"}) == (result.pruned, result.not_reached, {*documents(project)})
+    project.records({"name": "a", "v": 1})
+    with pytest.raises(KeyboardInterrupt):
+        batch_generate(loaded(project), prune=True, interrupted=lambda: True)
+    assert {"a.txt", "b.txt", "c.txt", "d.txt"} == {*documents(project)}
+    assert 3 == render(project, prune=True).pruned
+
+
 def test_a_template_choice_that_varies(project: Project) -> None:
     """A template that is chosen by lot is looked at anew each time; what is written comes from one of them."""
     project.records(*named("abcdefgh"))

@@ -201,12 +201,13 @@ def test_the_command_looks_ahead(project: Project) -> None:
     ["", "[", "7", "output: 7", "output: {dir: 7}", "output: {dir: ''}", "source: data.jsonl\noutput: {dir: out}"],
 )
 @pytest.mark.parametrize("state", [False, True])
-def test_a_guess_that_comes_to_nothing(project: Project, text: str, state: bool) -> None:
+@pytest.mark.parametrize("more", [(), ("-o", "out")])
+def test_a_guess_that_comes_to_nothing(project: Project, text: str, state: bool, more: tuple[str, ...]) -> None:
     """Whatever is in a job file, what is said of it is said once, and nothing is left."""
     project.write("job.yaml", text)
     if state:
         project.write("out/.chora-mp/ledger.db", b"x" * looks._WORTH_BYTES)
-    code, _, stderr = project.render()
+    code, _, stderr = project.render(*more)
     assert code == 2
     assert stderr.startswith("chora-mp: job.yaml:"), stderr
     assert "Traceback" not in stderr

@@ -90,6 +90,14 @@ def test_verify_with_odd_names(project: Project) -> None:
     assert (len(names), (), (), ("\udcff",)) == (found.checked, found.missing, found.edited, found.unknown)
 
 
+def test_verify_beside_a_path_that_no_file_has(project: Project) -> None:
+    """An item that failed for its path is no damage of the ledger."""
+    make(project, ["a", "nul\0"])
+    assert 1 == render(project).failed
+    found = verify(loaded(project))
+    assert (1, True) == (found.checked, found.sound)
+
+
 def test_verify_finds(project: Project) -> None:
     """What is missing, edited or unknown is named, each by its path and sorted: exit code 1."""
     make(project, "abcde")
