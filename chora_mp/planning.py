@@ -402,8 +402,10 @@ class Planner:
             return []
         numbers = {number for number, _ in current.values()}
         assert self._job.output is not None  # noqa: S101  (there is a ledger)
-        # Outside of the transaction, for the looks are shared with a process that would not see what it does.
-        doubtful = suspects(ledger, str(self._job.output.dir), numbers, ahead=not scanned)
+        # Outside of the transaction, for the looks are shared with a process that would not see what it does. A source
+        # that is spooled may take its time, and run a person's own code: what was looked at before is out of date.
+        spooled = self._scanned_input is not None and self._scanned_input.spooled
+        doubtful = suspects(ledger, str(self._job.output.dir), numbers, ahead=not spooled)
         with ledger.told(), ledger.transaction(keep=not self._wishes.explain):
             compared = Comparison(ledger, layout, doubtful)
             if scanned and (self._wishes.explain or not ledger.is_empty()):
