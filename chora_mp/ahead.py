@@ -30,7 +30,7 @@ def start_ahead(job: str, options: dict[str, Any]) -> None:
     state = os.path.join(folder, STATE_FOLDER)
     try:
         if os.path.exists(state):
-            ledger = os.path.join(state, "ledger.db")
+            ledger = os.path.join(state, looks.LEDGER)
             looks.start_ahead(ledger, folder, looks.seal_beside(ledger))
         elif workers != 0 and options["jobs"] != 0:
             from chora_mp.seats import Server  # noqa: PLC0415  (no need of it otherwise)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from chora_mp.bundle import shown
 from chora_mp.errors import LedgerError
-from chora_mp.looks import seal_beside
+from chora_mp.looks import LEDGER, SEAL, seal_beside
 from chora_mp.sinks import STATE_FOLDER
 from chora_mp.sources.chunks import MOST_RECORDS, storable
 from chora_mp.version import __version__
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x43684D50
 """`ChMP`, where SQLite and `file` look for whose database it is."""
 
-NAME = "ledger.db"
-_SEAL = "ledger.sha256"
+NAME = LEDGER
 
 _STEPS = (
     """
@@ -177,7 +176,7 @@ class Ledger:
         """Note that a run begins. From here on the ledger is not trusted until `end`."""
         if self._folder:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self._folder, _SEAL))
+                os.unlink(os.path.join(self._folder, SEAL))
         with self._told(), self.transaction():
             self.db.execute("DELETE FROM job")
             self.db.execute("INSERT INTO job VALUES (?, ?)", (storable(job), file and storable(file)))
@@ -201,7 +200,7 @@ class Ledger:
             (held_up, *_) = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self.db.close()
             if self._folder and not held_up:  # somebody reads: part of it is in the log still
-                _write_whole(os.path.join(self._folder, _SEAL), file_digest(self.path) + "\n")
+                _write_whole(os.path.join(self._folder, SEAL), file_digest(self.path) + "\n")
 
     # -- the source
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterable
 
+LEDGER, SEAL = "ledger.db", "ledger.sha256"
+"""The files in a state folder that hold the ledger and its digest."""
+
 _WORTH_BYTES = 2**21  # of a ledger: some 20,000 outputs; a process takes 15 ms to start, and 10,000 looks as long
 _PART = 2048  # outputs looked at before the two see whether they have met
 _ROWS = "SELECT path, size, mtime, inode, at FROM outputs WHERE"
@@ -139,7 +142,7 @@ def _is_worth_it(ledger: str) -> bool:
 def seal_beside(ledger: str) -> str:
     """The seal beside a ledger; a run takes it away before it changes anything."""
     try:
-        with open(os.path.join(os.path.dirname(ledger), "ledger.sha256"), encoding="ascii") as file:
+        with open(os.path.join(os.path.dirname(ledger), SEAL), encoding="ascii") as file:
             return file.read().strip()
     except (OSError, ValueError):
         return ""

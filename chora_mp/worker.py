@@ -238,7 +238,7 @@ class Renderer:
         self.files: FileSink | None = None
         self.texts: TextSink | None = None
         self._code = code
-        self.documents: dict[str, Document] = {}
+        self._documents: dict[str, Document] = {}
         problems: list[str] = []
         folders = plugin_folders(bundle.plugins, bundle.folder)
         sys.path[:0] = [folder for folder in folders if folder not in sys.path]
@@ -269,7 +269,9 @@ class Renderer:
 
     def document(self, name: str) -> Document:
         """The template of that name, compiled. Raises what compiling it raises."""
-        found = self.documents[name] = Document(self.environment.get_template(name))
+        found = self._documents.get(name)
+        if found is None:
+            found = self._documents[name] = Document(self.environment.get_template(name))
         return found
 
     def compile_reachable(self) -> dict[str, bytes]:
@@ -608,7 +610,7 @@ class _Item:
         self.place()
         self.doing, renderer = "template", self.renderer
         name = self.template = renderer.template.constant or renderer.template(self.variables)
-        document = renderer.documents.get(name) or renderer.document(name)
+        document = renderer.document(name)
         self.doing = "document"
         return document.render(self.variables).encode()
 
