@@ -7,7 +7,11 @@ import decimal
 import functools
 import marshal
 import operator
-from typing import TYPE_CHECKING, Any
+import types
+from collections import deque
+from collections.abc import MutableMapping, MutableSet
+from inspect import getattr_static
+from typing import TYPE_CHECKING, Any, get_origin
 
 import jinja2
 from jinja2 import nodes
@@ -20,7 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.sandbox import SandboxedEnvironment as StockSandboxedEnvironment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, MutableMapping
+    from collections.abc import Callable, Iterable, Mapping
     from types import CodeType
 
     from jinja2.compiler import Frame
@@ -37,6 +41,11 @@ _TOGETHER = 3  # names; for fewer of them one call costs more than it saves
 
 _new = object.__new__
 _getter = functools.cache(operator.itemgetter)
+
+# Methods that change what they are called on, and that Jinja2's own list for the sandbox leaves out.
+_CHANGING = frozenset(
+    ("intersection_update", "appendleft", "extendleft", "popleft", "rotate", "move_to_end", "subtract")
+)
 
 _PLAIN = {str, bytes, int, float, bool, datetime.date, datetime.datetime, datetime.time, decimal.Decimal}
 
@@ -151,6 +160,26 @@ class SandboxedDocumentEnvironment(DocumentEnvironment, ImmutableSandboxedEnviro
     """The same for templates one does not trust: no access to internals, no change of the data they are given."""
 
     _misses = SandboxedEnvironment._misses  # noqa: SLF001
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Whether a template may have `value`, the attribute `attr` of `obj`; stricter than Jinja2's own sandbox."""
+        if _takes_any_object(obj, attr, value):
+            return False
+        if attr in _CHANGING and isinstance(obj, (MutableSet, MutableMapping, deque)):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+
+def _takes_any_object(holder: Any, name: str, value: Any) -> bool:
+    """Whether an attribute, of a class or of what stands for one (`dict['x']`), is a method without its object.
+
+    It goes round all checks on that object: `dict.update(record, …)` changes it, `str.format('{0.__class__}', x)` shows
+    internals, and `cycler.reset(x)` sets an attribute of anything.
+    """
+    if isinstance(value, types.FunctionType):
+        kind = get_origin(holder) or holder
+        return isinstance(kind, type) and not isinstance(getattr_static(kind, name, None), staticmethod)
+    return isinstance(value, (types.MethodDescriptorType, property))
 
 
 class _SnapshotLoader(jinja2.BaseLoader):
