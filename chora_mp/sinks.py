@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 STATE_FOLDER = ".chora-mp"
 """The folder inside an output folder that is chora-mp's own."""
@@ -22,6 +23,9 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK a FIFO that lies in the way would hold the worker for ever.
 _OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# macOS: its fsync hands the bytes to the drive, which may keep them in a cache for long; see its manual, fsync(2).
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+_NO_FULL_SYNC = (errno.ENOTSUP, errno.ENOTTY, errno.EINVAL)  # what SMB, WebDAV and some drives' file systems answer
 
 
 # Most paths are of this kind: nothing is wrong with them, and telling so takes a tenth of the time.
@@ -82,15 +86,23 @@ class FileSink:
     A document is written to `temporary`, a name of this worker's own, in the folder it belongs to, and renamed. Folders
     are opened once, step by step and without following symlinks, and files are reached through the open folder: nobody
     can lead the way out of `root` in between. `entering` is told each folder before anything is written to it.
+
+    With `fsync`, a document's bytes are on the disk before its name is, and its name when `settle` returns.
     """
 
-    def __init__(self, root: str, temporary: str, entering: Callable[[bytes], None]) -> None:
+    def __init__(self, root: str, temporary: str, entering: Callable[[bytes], None], *, fsync: bool = False) -> None:
         self._root = os.path.realpath(os.fsencode(root))
         self._room = _LONGEST_PATH - len(self._root) - 1
         self._temporary = temporary.encode()
         self._entering = entering
         self._folders: dict[str, tuple[int, bool]] = {}
         self._current: str | None = None
+        # What `fsync` needs to know; without it, all of this stays as it is.
+        self._fsync = fsync
+        self._unsettled: set[str] = set()  # of the open folders, those that were entered since they were last synced
+        self._above: dict[bytes, int] = {}  # open folders that hold such a folder, for the sake of its name
+        self._root_settled = False
+        self._failed: OSError | None = None  # the first sync of a folder that failed since the last `settle`
 
     def write(self, path: str, data: bytes) -> tuple[int, os.stat_result]:
         """Bytes written, and the file's status: 0 where it holds `data` already and is left alone, time stamp and all.
@@ -114,7 +126,7 @@ class FileSink:
 
     def _write(self, above: str, name: bytes, data: bytes) -> tuple[int, os.stat_result]:
         folder, new = self._folders[above] if above == self._current else self._folder(above)
-        if not new and (held := _holding(folder, name, data)):
+        if not new and (held := _holding(folder, name, data, self._fsync)):
             return 0, held
         temporary = self._temporary
         try:
@@ -127,6 +139,8 @@ class FileSink:
                 written = os.write(file, data)
                 while written < len(data):  # a full disk takes a part first and says why at the next call
                     written += os.write(file, memoryview(data)[written:])
+                if self._fsync:
+                    _sync(file)
                 status = os.fstat(file)
             finally:
                 os.close(file)
@@ -143,24 +157,53 @@ class FileSink:
         if known is None:
             known = self._open(path)
             if len(self._folders) >= _OPEN_FOLDERS:
-                os.close(self._folders.pop(next(iter(self._folders)))[0])
+                self._let_go(next(iter(self._folders)))
             self._folders[path] = known
         if path != self._current:
             self._current = path
-            self._entering(os.path.join(self._root, path.encode()))
+            if self._fsync:  # here and not at each document: `settle` makes every folder one to be entered again
+                self._unsettled.add(path)
+            self._entering(self._full(path))
         return known
+
+    def _full(self, path: str) -> bytes:
+        return os.path.join(self._root, path.encode()) if path else self._root
+
+    def _let_go(self, path: str) -> None:
+        if path in self._unsettled:
+            self._sync_folder(self._folders[path][0], self._full(path))
+            self._unsettled.remove(path)
+        os.close(self._folders.pop(path)[0])
 
     def _open(self, path: str) -> tuple[int, bool]:
         folder, new = os.open(self._root, _FOLDER), False
         reached = self._root
         for name in path.encode().split(b"/") if path else ():
-            reached = os.path.join(reached, name)
+            above, reached = reached, os.path.join(reached, name)
             try:
                 below, new = self._step(folder, name, reached)
             finally:
-                os.close(folder)
+                self._leave(folder, above)
             folder = below
         return folder, new
+
+    def _leave(self, folder: int, path: bytes) -> None:
+        """Close a folder on the way to another; with `fsync`, not before the other's name is on the disk.
+
+        Whoever made the other: a worker beside this one may have made it a moment ago, and this one's documents would
+        go with it if the power failed before that worker's next `settle`.
+        """
+        if not self._fsync:
+            os.close(folder)
+            return
+        known = self._above.pop(path, None)
+        self._above[path] = folder
+        if known is not None:  # the same folder, or one that is no longer at this path
+            os.close(known)
+        elif len(self._above) > _OPEN_FOLDERS:
+            oldest = next(iter(self._above))
+            self._sync_folder(self._above[oldest], oldest)
+            os.close(self._above.pop(oldest))
 
     def _step(self, folder: int, name: bytes, reached: bytes) -> tuple[int, bool]:
         made = False
@@ -185,25 +228,112 @@ class FileSink:
         if os.path.relpath(target, self._root).split(b"/")[0].decode(errors="replace").casefold() == STATE_FOLDER:
             raise PathError(f"symlink {os.fsdecode(reached)!r} leads into {STATE_FOLDER}, chora-mp's own folder")
         # Step by step again, from the root: what is swapped in between is not followed.
-        folder = os.open(self._root, _FOLDER)
+        folder, reached = os.open(self._root, _FOLDER), self._root
         for name in os.path.relpath(target, self._root).split(b"/"):
             above = folder
             try:
                 folder = os.open(name, _FOLDER, dir_fd=above)
             finally:
-                os.close(above)
+                self._leave(above, reached)
+            reached = os.path.join(reached, name)
         return folder
 
+    def settle(self) -> None:
+        """With `fsync`, return when everything up to here is on the disk, names and folders included; else at once.
+
+        Raises `OSError` that names a folder: then no document since the last call is sure to outlast a power failure.
+        """
+        if not self._fsync:
+            return
+        self._sync_folders()
+        self._current = None
+        failed, self._failed = self._failed, None
+        if failed:
+            raise failed
+
     def close(self) -> None:
-        """Close the folders; the sink can be used again."""
+        """Close the folders; the sink can be used again. What a sync has failed with, the next `settle` raises."""
+        self._sync_folders()
         for folder, _ in self._folders.values():
             os.close(folder)
         self._folders.clear()
         self._current = None
 
+    def _sync_folders(self) -> None:
+        if not self._unsettled and not self._above:
+            return
+        for path in self._unsettled:
+            self._sync_folder(self._folders[path][0], self._full(path))
+        for above, folder in self._above.items():
+            self._sync_folder(folder, above)
+        if not self._root_settled:
+            self._root_settled = self._sync_above_root()
+        self._unsettled.clear()
+        while self._above:
+            os.close(self._above.popitem()[1])
 
-def _holding(folder: int, name: bytes, data: bytes) -> os.stat_result | None:
-    """The status of the regular file `name` in an open folder, where it consists of exactly `data`."""
+    def _sync_above_root(self) -> bool:
+        """Sync the folders that hold the root: the run has made it, and as many of them as were missing."""
+        done = True
+        for path, folder in _above(self._root):
+            done &= self._sync_folder(folder, path)
+        return done
+
+    def _sync_folder(self, folder: int, path: bytes) -> bool:
+        """Whether the names in a folder are on the disk; if not, `settle` is going to say so.
+
+        The document at hand need not be one of those that the folder's names belong to, so the error is not its own. It
+        is kept because no later sync would tell: after a failure Linux takes what it couldn't write for written.
+        """
+        try:
+            _sync(folder)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # a file system that cannot sync folders; PostgreSQL passes over it as well
+                return True
+            self._failed = self._failed or type(error)(error.errno, error.strerror, os.fsdecode(path))
+            return False
+        return True
+
+
+def _above(folder: bytes) -> Iterator[tuple[bytes, int]]:
+    """The folders above one, innermost first, each open until the next; only those on the same file system."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # gone; or not ours to read, so not made by us
+        device = os.stat(folder).st_dev
+        while folder != (folder := os.path.dirname(folder)):
+            above = os.open(folder, _FOLDER)
+            try:
+                if os.fstat(above).st_dev != device:
+                    return
+                yield folder, above
+            finally:
+                os.close(above)
+
+
+def _sync(file: int) -> None:
+    """Return when what an open file or folder holds is on the disk itself. Raises `OSError`.
+
+    Not fdatasync: a new file's size makes it write the inode all the same (bench/fsync.py), and the time stamps that
+    the ledger compares need not be part of what it writes.
+    """
+    if _FULL_SYNC is not None:
+        try:
+            fcntl.fcntl(file, _FULL_SYNC)
+        except OSError as error:
+            if error.errno not in _NO_FULL_SYNC:
+                raise
+        else:
+            return
+    os.fsync(file)
+
+
+def _holding(folder: int, name: bytes, data: bytes, fsync: bool) -> os.stat_result | None:
+    """The status of the regular file `name` in an open folder, where it consists of exactly `data`.
+
+    With `fsync` it is on the disk, too: the bytes may have come out of the cache, from another program or from a run
+    without `fsync` that wrote them a moment ago, and the ledger is to say of them what it says of our own. For its name
+    the folder is synced as if we had written there, since a worker killed before its `settle` leaves such files. Where
+    the sync fails, the file is replaced: nobody knows then what of it is on the disk.
+    """
     try:
         file = os.open(name, _OLD, dir_fd=folder)
     except OSError:  # not there, or not to be read: then it is to be replaced
@@ -211,6 +341,8 @@ def _holding(folder: int, name: bytes, data: bytes) -> os.stat_result | None:
     try:
         status = os.fstat(file)
         same = stat.S_ISREG(status.st_mode) and status.st_size == len(data) and _read(file, len(data)) == data
+        if same and fsync:
+            _sync(file)
         return status if same else None
     except OSError:
         return None

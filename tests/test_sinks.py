@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from chora_mp import sinks
 from chora_mp.sinks import FileSink, PathError, TextSink, components
 
 if TYPE_CHECKING:
@@ -245,13 +246,13 @@ def test_no_path_leads_out(path):
 writes = st.tuples(st.sampled_from(["", "a/", "a/b/", "c/"]), st.sampled_from("wxyz"), st.binary(max_size=3))
 
 
-@given(paths=st.lists(writes, max_size=8))
+@given(paths=st.lists(writes, max_size=8), fsync=st.booleans())
 @same_folder
-def test_any_sequence_of_writes(tmp_path_factory, paths):
+def test_any_sequence_of_writes(tmp_path_factory, paths, fsync):
     """After any writes the folder holds the last bytes of each path and nothing else, with no descriptor left."""
     root = tmp_path_factory.mktemp("out")
     before = descriptors()
-    sink = FileSink(str(root), TEMPORARY, lambda folder: None)
+    sink = FileSink(str(root), TEMPORARY, lambda folder: None, fsync=fsync)
     expected = {}
     for folder, name, data in paths:
         sink.write(folder + name, data)
@@ -556,6 +557,313 @@ def test_workers_beside_each_other(root):
     racers = [subprocess.Popen([sys.executable, "-c", RACER, str(root), str(number)]) for number in range(3)]
     assert [0, 0, 0] == [racer.wait(60) for racer in racers]
     assert 600 == len(files(root))
+
+
+# ---- fsync -----------------------------------------------------------------------------------------------
+
+
+class Log:
+    """What was synced and renamed, in order, by inode: names change in between."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, int]] = []
+        self.fails: dict[int | str, int] = {}  # inodes (or "file") whose sync fails, and the error's number
+        self._sync, self._rename = os.fsync, os.rename
+
+    def fsync(self, file: int) -> None:
+        """Note a sync, and do it or fail."""
+        found = os.fstat(file)
+        self.events.append(("sync", found.st_ino))
+        number = self.fails.get(found.st_ino) or (stat.S_ISREG(found.st_mode) and self.fails.get("file"))
+        if number:
+            raise OSError(number, os.strerror(number))
+        self._sync(file)
+
+    def rename(self, source: bytes, target: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        """Note a rename and do it."""
+        self._rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+        self.events.append(("rename", os.lstat(target, dir_fd=dst_dir_fd).st_ino))
+
+    def told(self, root: Path) -> list[str]:
+        """The events since the last call, with paths; what is above the folder around the root is left out."""
+        names = {path.lstat().st_ino: str(path.relative_to(root)) for path in [root, *root.rglob("*")]}
+        names[root.parent.stat().st_ino] = ".."
+        events = [f"{what} {names[inode]}" for what, inode in self.events if inode in names]
+        self.events.clear()
+        return events
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """A log of syncs and renames, on every system with the calls that Linux has."""
+    log = Log()
+    monkeypatch.setattr(sinks, "_FULL_SYNC", None)
+    monkeypatch.setattr(os, "fsync", log.fsync)
+    monkeypatch.setattr(os, "rename", log.rename)
+    return log
+
+
+@pytest.fixture
+def durable(root, entered, log):
+    """A sink with `fsync` into the output folder."""
+    sink = FileSink(str(root), TEMPORARY, entered.append, fsync=True)
+    yield sink
+    sink.close()
+
+
+def settled(sink: FileSink, root: Path, log: Log) -> FileSink:
+    """The sink, after a document in `a` that has settled, with an empty log."""
+    sink.write("a/settled", b"x")
+    sink.settle()
+    log.told(root)
+    return sink
+
+
+def test_without_fsync_nothing_is_synced(root, sink, log, entered):
+    """A sink without `fsync` leaves it to the system when bytes reach the disk; settling changes nothing."""
+    for data in (b"1", b"1", b"2"):
+        sink.write("a/b/x", data)
+        sink.settle()
+    sink.close()
+    assert ([], [os.fsencode(root / "a" / "b")]) == ([one for one in log.events if one[0] == "sync"], entered)
+
+
+def test_bytes_are_synced_before_the_rename(root, durable, log):
+    """No name ever stands for bytes that are not on the disk."""
+    durable.write("a/x", b"1")
+    durable.write("y", b"2")
+    assert ["sync a/x", "rename a/x", "sync y", "rename y"] == log.told(root)
+
+
+def test_settling_syncs_each_folder_once(root, durable, log):
+    """However many documents a folder took, its names are made durable by one sync; and again only for new ones."""
+    settled(durable, root, log)
+    for number in range(5):
+        durable.write(f"a/{number}", b"x")
+    log.told(root)
+    durable.settle()
+    first = log.told(root)
+    durable.settle()
+    second = log.told(root)
+    durable.write("a/0", b"y")
+    durable.settle()
+    assert (["sync a"], [], ["sync a/0", "rename a/0", "sync a"]) == (first, second, log.told(root))
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_settling_makes_folders_durable(root, durable, log, there):
+    """The names of all folders on the way are synced, the root's own too, even where a worker beside made them."""
+    if there:
+        (root / "a" / "b").mkdir(parents=True)
+    durable.write("a/b/x", b"1")
+    log.told(root)
+    durable.settle()
+    assert ["sync a/b", "sync .", "sync a", "sync .."] == log.told(root)
+    durable.write("a/c/x", b"1")
+    log.told(root)
+    durable.settle()
+    assert ["sync a/c", "sync .", "sync a"] == log.told(root)
+
+
+def test_folders_above_the_root_are_synced(tmp_path, log):
+    """A run may have made several folders for its root: the names of all are synced, once."""
+    root = tmp_path / "new" / "newer" / "out"
+    root.mkdir(parents=True)
+    sink = FileSink(str(root), TEMPORARY, lambda folder: None, fsync=True)
+    for number in range(2):
+        sink.write(f"{number}", b"x")
+        sink.settle()
+    sink.close()
+    told = [one for one in log.told(tmp_path / "new") if one.split()[1] in ("..", ".", "newer")]
+    assert ["sync newer", "sync .", "sync .."] == told
+
+
+def test_a_folder_above_that_may_not_be_read(tmp_path, root, durable, log, monkeypatch):
+    """A folder around the root that this person may not open was not made by this run: nothing fails."""
+    opened = os.open
+
+    def guarded(path, *arguments, **options):
+        if path == os.fsencode(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", guarded)
+    durable.write("x", b"1")
+    durable.settle()
+    assert ["sync x", "rename x", "sync ."] == log.told(root)
+
+
+def test_a_folder_through_a_symlink_is_durable(root, durable, log):
+    """Where a symlink leads to is synced with the folders above it, and the one that the symlink lies in."""
+    (root / "real" / "below").mkdir(parents=True)
+    (root / "links").mkdir()
+    (root / "links" / "link").symlink_to("../real/below")
+    durable.write("links/link/x", b"1")
+    log.told(root)
+    durable.settle()
+    assert {"sync real/below", "sync real", "sync links", "sync .", "sync .."} == set(log.told(root))
+
+
+def test_settling_many_folders(root, durable, log):
+    """Folders that had to be closed before the end were synced first, after their documents; few stay open."""
+    before = descriptors()
+    for number in range(100):
+        durable.write(f"{number % 50}/{number}/x", b"x")
+    assert 2 * 32 + 1 >= descriptors() - before
+    durable.settle()
+    told = log.told(root)
+    for number in range(100):
+        after = told[told.index(f"rename {number % 50}/{number}/x") :]
+        assert {f"sync {number % 50}/{number}", f"sync {number % 50}", "sync ."} <= set(after)
+    durable.close()
+    assert before == descriptors()
+
+
+def test_closing_syncs_first(root, durable, log):
+    """A sink that is closed without being settled has its names on the disk all the same."""
+    durable.write("a/x", b"1")
+    log.told(root)
+    durable.close()
+    assert ["sync a", "sync .", "sync .."] == log.told(root)
+
+
+def test_a_file_left_alone_is_synced(root, durable, log):
+    """Bytes that are there already may be in nothing but the cache: they are synced, and so is their name."""
+    settled(durable, root, log)
+    durable.close()  # the folder is not one that this sink has made, from here on
+    (root / "a" / "x").write_bytes(b"same")
+    assert 0 == write(durable, root, "a/x", b"same")
+    durable.settle()
+    assert ["sync a/x", "sync a", "sync ."] == log.told(root)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_file_that_cannot_be_synced_is_replaced(root, durable, log, number):
+    """Of an equal file whose sync fails nobody knows what is on the disk: another one takes its place."""
+    (root / "x").write_bytes(b"same")
+    log.fails[before := (root / "x").stat().st_ino] = number
+    assert 4 == write(durable, root, "x", b"same")
+    assert before != (root / "x").stat().st_ino
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EINVAL])
+def test_bytes_that_cannot_be_synced(root, durable, log, number):
+    """The item fails with the path and the reason; nothing is renamed, the old file is whole, no temporary is left."""
+    (root / "x").write_bytes(b"old")
+    log.fails["file"] = number
+    error = refused(lambda: durable.write("x", b"new"), OSError)
+    assert (f"[Errno {number}] {os.strerror(number)}: 'x'", {"x": b"old"}) == (error, files(root))
+    assert [] == [one for one in log.told(root) if one.startswith("rename")]
+
+
+@pytest.mark.parametrize("path", ["a", "b", "."])
+def test_a_folder_that_cannot_be_synced(root, durable, log, path):
+    """The error names the folder, after all others were synced; the documents after it do not suffer from it."""
+    settled(durable, root, log)
+    (root / "b").mkdir()
+    for folder in ("a", "b", "."):
+        durable.write(f"{folder}/x" if folder != "." else "x", b"1")
+    log.told(root)
+    log.fails[(root / path).stat().st_ino] = errno.EIO
+    error = refused(durable.settle, OSError)
+    log.fails.clear()
+    assert f"[Errno {errno.EIO}] Input/output error: {str(root / path)!r}" == error
+    assert {"sync a", "sync b", "sync ."} == set(log.told(root))
+    durable.settle()
+    durable.write("a/y", b"1")
+    durable.settle()
+    assert ["sync a/y", "rename a/y", "sync a"] == log.told(root)
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_a_folder_that_cannot_be_synced_when_closed(root, durable, log, close):
+    """A folder that is closed before the span's end fails at its end; the document at hand is another's."""
+    durable.write("first/x", b"1")
+    log.fails[(root / "first").stat().st_ino] = errno.EIO
+    if close:
+        durable.close()
+    for number in range(40):
+        durable.write(f"{number}/x", b"1")
+    log.fails.clear()
+    assert f"[Errno {errno.EIO}] Input/output error: {str(root / 'first')!r}" == refused(durable.settle, OSError)
+    durable.settle()
+
+
+def test_the_root_above_that_cannot_be_synced(tmp_path, root, durable, log):
+    """As long as the root's own name could not be synced, each settling tries again."""
+    log.fails[tmp_path.stat().st_ino] = errno.EIO
+    durable.write("x", b"1")
+    assert f"[Errno {errno.EIO}] Input/output error: {str(tmp_path)!r}" == refused(durable.settle, OSError)
+    log.fails.clear()
+    durable.write("y", b"1")
+    log.told(root)
+    durable.settle()
+    assert ["sync .", "sync .."] == log.told(root)
+
+
+def test_a_file_system_that_cannot_sync_folders(root, durable, log):
+    """Some file systems know no sync of a folder; there is no more to be done, and nothing fails."""
+    log.fails[root.stat().st_ino] = errno.EINVAL
+    durable.write("x", b"1")
+    durable.settle()
+    assert ["sync x", "rename x", "sync .", "sync .."] == log.told(root)
+
+
+def test_a_removed_folder_is_made_and_synced_again(root, durable, log):
+    """A folder that somebody removed is made again, and its name is synced again."""
+    import shutil
+
+    settled(durable, root, log)
+    shutil.rmtree(root / "a")
+    durable.write("a/x", b"1")
+    durable.settle()
+    assert ["sync a/x", "rename a/x", "sync a", "sync ."] == log.told(root)[-4:]
+
+
+def test_a_removed_root_with_fsync(tmp_path, root, durable):
+    """Without the output folder the error names the path, and no descriptor stays open."""
+    import shutil
+
+    before = descriptors()
+    durable.write("a/x", b"1")
+    shutil.rmtree(root)
+    assert "'a/y'" in refused(lambda: durable.write("a/y", b"2"), FileNotFoundError)
+    assert before == descriptors()
+
+
+def test_folders_are_told_again_after_settling(durable, entered, root):
+    """A folder is told again before the first document after a settling, and not at each."""
+    for _ in range(2):
+        durable.write("a/x", b"1")
+        durable.write("a/y", b"1")
+        durable.settle()
+    assert [os.fsencode(root / "a")] * 2 == entered
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(0, ["full"]), (errno.ENOTSUP, ["full", "fsync"]), (errno.ENOTTY, ["full", "fsync"]), (errno.EIO, ["full"])],
+)
+def test_macos(root, monkeypatch, number, expected):
+    """A sync empties the drive's cache there as well; where a file system cannot do that, fsync has to do."""
+    calls = []
+
+    def control(file, what):
+        calls.append("full" if what == 51 else what)
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    sink = FileSink(str(root), TEMPORARY, lambda folder: None, fsync=True)
+    monkeypatch.setattr(sinks, "_FULL_SYNC", 51)
+    monkeypatch.setattr(sinks.fcntl, "fcntl", control)
+    monkeypatch.setattr(os, "fsync", lambda file: calls.append("fsync"))
+    if number == errno.EIO:
+        refused(lambda: sink.write("x", b"1"), OSError)
+    else:
+        sink.write("x", b"1")
+    monkeypatch.undo()
+    sink.close()
+    assert expected == calls
 
 
 # ---- text ------------------------------------------------------------------------------------------------
