@@ -5,9 +5,10 @@ import signal
 
 
 def main() -> None:
-    """Run the command and exit. Ctrl-C while it is still being imported ends it without a word about where it was."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+    """Run the command and exit. A signal while it is still being imported ends it without a word about where it was."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, _leave)
     from chora_mp.cli import main as run  # noqa: PLC0415
 
     run()

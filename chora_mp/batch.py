@@ -13,14 +13,16 @@ from chora_mp import ledger as ledgers
 from chora_mp.bundle import shown, take_bundle
 from chora_mp.comparison import UP_TO_DATE
 from chora_mp.crew import Crew
-from chora_mp.dispatch import Dispatch
-from chora_mp.errors import Interrupted, JobError, OutputError
+from chora_mp.dispatch import Dispatch, Surroundings
+from chora_mp.errors import ChoraError, Interrupted, JobError, OutputError
 from chora_mp.events import Noticed, ReadingStarted, RenderingEnded, RenderingStarted, SpanCompleted
 from chora_mp.findings import load_rows
 from chora_mp.lanes import InlineLane, ProcessLane
 from chora_mp.ledger import Ledger, job_identity
+from chora_mp.machine import Machine
 from chora_mp.outputs import Folder
-from chora_mp.planning import Plan, Planner, Wishes
+from chora_mp.planning import Plan, Planner, Wishes, ask_to_compile
+from chora_mp.policy import Breaker, Room
 from chora_mp.records import BatchResult, Failure, Failures, ItemResult, Orders
 from chora_mp.selection import Selection
 from chora_mp.sizing import Sizing, optimal_workers
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from chora_mp.events import Event, Observer
     from chora_mp.job import Job
     from chora_mp.lanes import Lane
+    from chora_mp.policy import Stop
     from chora_mp.records import Outcome, Span
     from chora_mp.state import State
 
@@ -188,7 +191,11 @@ class _Run:
         self._keep_text = keep_text
         self._id = run_name()
         self._file = os.path.abspath(job.file) if job.file else None
-        self._sizing = _size(job)
+        self._machine = Machine.here()
+        self._sizing = _size(job, self._machine)
+        self._room = Room(self._sizing.workers, self._machine.memory)
+        self._dispatch: Dispatch | None = None
+        self._stopped: Stop | None = None
         self._plan: Plan | None = None
         self._ledger: Ledger | None = None
         self._successful = self._failed = self._skipped = self._written = 0
@@ -215,10 +222,14 @@ class _Run:
             if self._interrupted():
                 raise Interrupted("interrupted")
             ledger = self._opened(state)
-            if ledger is None:
-                yield from self._render(state, crew, plan)
-            else:
-                yield from self._render_into(ledger, state, crew, plan)
+            try:
+                if ledger is None:
+                    yield from self._render(state, crew, plan)
+                else:
+                    yield from self._render_into(ledger, state, crew, plan)
+            except ChoraError as error:
+                error.result = self.result()
+                raise
         self._tell(RenderingEnded(self.result()))
 
     def plan_only(self) -> Plan:
@@ -254,7 +265,19 @@ class _Run:
             len(orphans),
             tuple(orphans[:_MOST_ORPHANS]),
             self._wishes.prune,
+            self._stopped.reason if self._stopped else None,
+            tuple(self._notes()),
         )
+
+    def _notes(self) -> Iterator[str]:
+        """What a person should know of the run besides its figures."""
+        if self._dispatch is not None and self._dispatch.retried:
+            yield f"{self._dispatch.retried:,} failures were tried again"
+        if self._dispatch is not None and self._dispatch.renewed:
+            yield f"{self._dispatch.renewed:,} times a worker was replaced, because its memory had grown"
+        if self._room.least < self._room.most:
+            few, most = self._room.least, self._room.most
+            yield f"memory ran short: at times there was room for no more than {few:,} of {most:,} workers"
 
     # -- beginning
 
@@ -291,12 +314,21 @@ class _Run:
             self._details,
             self._keep_text,
             state.folder is not None,
+            self._job.errors.retry_on if self._job.errors.retries else None,
+            None if self._job.workers == 0 else self._job.limits.memory_per_item,
+            None if self._job.workers == 0 else self._growth(),
+            self._job.output is not None and self._job.output.fsync,
         )
         return InlineLane(orders) if self._job.workers == 0 else ProcessLane(orders, self._sizing.workers)
 
+    def _growth(self) -> int:
+        """By how many bytes a worker may grow: by its share, and by half of it where there is a cap at the whole."""
+        asked = self._job.limits.memory_per_item
+        return asked // 2 if asked else self._machine.memory // max(1, self._sizing.workers)
+
     def _planned(self, bundle: Bundle, crew: Crew, state: State) -> Plan:
         if self._records is not None:
-            crew.ask("prepare")
+            ask_to_compile(crew, self._job, "prepare")
             first = self._ledger.next_number() if self._ledger else 1
             spans = StreamSpans(self._records, first * MOST_RECORDS)
             return Plan(spans, len(self._records) if isinstance(self._records, Sized) else None)
@@ -352,23 +384,38 @@ class _Run:
         self._tell(RenderingStarted(self._job.name, plan.total, self._sizing))
         if plan.unchanged:
             self._tell(SpanCompleted(self.done, 0, self.total, 0))
-        dispatch = Dispatch(crew, plan.spans, self._job.limits.timeout)
+        errors, timeout = self._job.errors, self._job.limits.timeout
+        surroundings = Surroundings(self._room, lambda: Machine.here().memory, self._tell_of_room)
+        dispatch = self._dispatch = Dispatch(crew, plan.spans, timeout, errors, surroundings)
+        breaker = Breaker(errors)
+        todo = None if plan.total is None else plan.total - plan.unchanged
         for answer in dispatch.run():
             self._workers = crew.most_open
             if self._interrupted():
-                dispatch.stop(min(_GRACE_SECONDS, self._job.limits.timeout or _GRACE_SECONDS))
+                dispatch.stop(min(_GRACE_SECONDS, timeout or _GRACE_SECONDS))
             if answer is None:
                 continue
             self._record(state, *answer)
             items = self._count(answer[1])
-            if self._failed and self._job.policy == "fail-fast":
+            self._stopped = self._stopped or breaker.judge(answer[1], todo)
+            if self._stopped:
                 dispatch.stop()
-            self._tell(SpanCompleted(self.done, self._failed, self.total, len(crew.seats)))
+            self._tell(SpanCompleted(self.done, self._failed, self.total, len(crew.seats), dispatch.waiting))
             yield items
         if self._interrupted():
             raise Interrupted(
                 "interrupted; what is written is whole, run the same command again to go on", self.result()
             )
+        if self._stopped and self._stopped.fatal:
+            assert self._job.output is not None  # noqa: S101  (there is something to write)
+            message = f"{self._stopped.reason}; what is written is whole, mend that and run the same command again"
+            raise OutputError(f"{shown(self._job.output.dir)}: {message}")
+
+    def _tell_of_room(self, seats: int, free: int) -> None:
+        short = seats < self._room.most
+        what = "memory is running short" if free < self._room.floor else "there is more memory again"
+        limit = f"at most {seats:,} of {self._room.most:,} workers" if short else "as many workers as before"
+        self._tell(Noticed(f"{what} ({free / 10**6:,.0f} MB free): {limit}"))
 
     def _record(self, state: State, span: Span, outcome: Outcome) -> None:
         """Take down what became of a span."""
@@ -378,7 +425,7 @@ class _Run:
         with _own_files(state):
             rows = load_rows(outcome.rows) if outcome.rows else []
         failures = ((_place(item, span), item) for item in outcome.items if item.error)
-        ledger.record(rows, failures)
+        ledger.record(rows, failures, [(span.at(seq), tries) for seq, tries in outcome.tries])
 
     def _prune(self, ledger: Ledger, plan: Plan) -> None:
         """Remove the outputs whose record is gone, but for those that somebody has edited since."""
@@ -399,7 +446,7 @@ class _Run:
             "prune": wishes.prune,
             "workers": job.workers,
             "timeout": job.limits.timeout,
-            "policy": job.policy,
+            "policy": job.errors.policy,
         }
         return {name: value for name, value in options.items() if value is not None and value is not False}
 
@@ -449,9 +496,9 @@ def _unchanged(ledger: Ledger, layout: Layout) -> Iterator[tuple[ItemResult, ...
         yield tuple(items)
 
 
-def _size(job: Job) -> Sizing:
+def _size(job: Job, machine: Machine) -> Sizing:
     """The workers of a job: as many as it says, or as many as fit."""
-    sizing = optimal_workers(limits=job.limits)
+    sizing = optimal_workers(machine, job.limits)
     if job.workers == "auto":
         return sizing
     return Sizing(job.workers, "workers", sizing.terms)

@@ -66,6 +66,12 @@ def _definition(text: str) -> tuple[str, Any]:
         raise ValueError(str(error)) from None
 
 
+def _most_failures(text: str) -> tuple[int | None, float | None]:
+    from chora_mp.jobvalues import most_failures  # noqa: PLC0415
+
+    return most_failures(int(text) if text.isascii() and text.isdigit() else text)
+
+
 def _shard(text: str) -> tuple[int, int]:
     from chora_mp.selection import parse_shard  # noqa: PLC0415
 
@@ -98,6 +104,15 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="With --dry-run: list every item.")
 @click.option("-f", "--force", is_flag=True, help="Render what is up to date, too.")
 @click.option("-x", "--fail-fast", is_flag=True, help="Stop at the first failed item instead of collecting failures.")
+@click.option(
+    "--retries",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Try a failure that may pass so many times more, after a pause.",
+)
+@click.option(
+    "--max-failures", metavar="N|P%", help="Stop when more items than this have failed.", **_converted(_most_failures)
+)
 @click.option("--timeout", metavar="SECONDS", help="What an item may take before it fails: 90, 5m, 250ms.", **_DURATION)
 @click.option("-o", "--output-dir", type=click.Path(), help="Write here instead of the job's output.dir.")
 @click.option(
@@ -153,7 +168,7 @@ def _render(job: Job, wishes: dict[str, Any], observers: list[Observer], summary
         try:
             told: list[Observer] = [*observers, signals]
             result = batch_generate(job, observers=told, interrupted=signals.received, **wishes)
-        except Interrupted as stopped:
+        except (Interrupted, ChoraError) as stopped:
             if stopped.result is not None:
                 _report(stopped.result, job, summary, quiet)
             raise
@@ -347,8 +362,12 @@ def _job(path: str, options: dict[str, Any]) -> Job:
     changes: dict[str, Any] = {"context": {**job.context, **dict(options["defines"])}}
     if options["jobs"] is not None:
         changes["workers"] = options["jobs"]
+    errors = {name: options[name] for name in ("retries",) if options.get(name) is not None}
     if options["fail_fast"]:
-        changes["policy"] = "fail-fast"
+        errors["policy"] = "fail-fast"
+    if options.get("max_failures") is not None:
+        errors["max_failures"], errors["max_failure_share"] = options["max_failures"]
+    changes["errors"] = replace(job.errors, **errors)
     if options["timeout"] is not None:
         changes["limits"] = replace(job.limits, timeout=options["timeout"])
     if options["output_dir"] is not None and job.output is not None:
@@ -357,10 +376,11 @@ def _job(path: str, options: dict[str, Any]) -> Job:
 
 
 def _begin_work() -> None:
-    """End the time of imports: from here on there may be garbage, and something to clear up when Ctrl-C comes."""
+    """End the time of imports: from here on there may be garbage, and something to clear up when a signal comes."""
     gc.enable()
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 class _Signals:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import time
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from typing import TYPE_CHECKING, Any, Self
@@ -11,7 +14,7 @@ from chora_mp.errors import Interrupted, WorkerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from chora_mp.lanes import Lane, Seat
+    from chora_mp.lanes import Ending, Lane, Seat
 
 _TICK = 0.1  # seconds between looks whether to stop
 
@@ -25,6 +28,9 @@ class Crew:
         self._interrupted = interrupted
         self.seats: list[Seat] = []
         self.most_open = 0
+        self.allowed = sys.maxsize
+        """How many seats there is memory for."""
+        self._gone: list[Seat] = []
 
     def __enter__(self) -> Self:
         return self
@@ -41,7 +47,7 @@ class Crew:
     @property
     def full(self) -> bool:
         """Whether no further seat may be opened."""
-        return len(self.seats) >= self.lane.most
+        return len(self.seats) >= min(self.lane.most, self.allowed)
 
     def open(self) -> Seat:
         """Open one more seat."""
@@ -50,26 +56,47 @@ class Crew:
         self.most_open = max(self.most_open, len(self.seats))
         return seat
 
-    def replace(self, seat: Seat) -> str:
-        """Bury a seat whose worker died and open another in its place; how the worker ended, in words."""
-        self.seats.remove(seat)
-        ending = seat.bury()
-        self.open()
+    def replace(self, seat: Seat) -> Ending:
+        """Bury a seat whose worker died and open another in its place, if there is room; how the worker ended."""
+        ending = self.drop(seat)
+        try:
+            self.open()
+        except WorkerError:
+            if not self.seats:
+                raise
+            self.lane.most = len(self.seats)
         return ending
+
+    def drop(self, seat: Seat) -> Ending:
+        """Bury a seat whose worker died; how it ended."""
+        self.seats.remove(seat)
+        return seat.bury()
+
+    def retire(self, seat: Seat) -> None:
+        """Send away a worker that has nothing to do."""
+        self.seats.remove(seat)
+        seat.dismiss()
+        self._gone.append(seat)
+
+    def tidy(self) -> None:
+        """Clear up after those that were sent away before the last call; who has not left by then is made to."""
+        gone, self._gone = self._gone, []
+        for seat in gone:
+            seat.close()
 
     def kill(self) -> None:
         """End every worker at once and remove what they leave."""
-        for seat in self.seats:
+        for seat in (*self.seats, *self._gone):
             seat.kill()
         while self.seats:
             self.seats.pop().bury()
+        self.tidy()
 
     def renew(self) -> None:
         """End the workers, which have nothing to do; the next task opens a fresh one."""
-        for seat in self.seats:
-            seat.dismiss()
         while self.seats:
-            self.seats.pop().close()
+            self.retire(self.seats[-1])
+        self.tidy()
 
     def do_without(self, seat: Seat) -> None:
         """Give up a seat whose worker cannot be started, and open no others: the machine has no room for them."""
@@ -78,15 +105,20 @@ class Crew:
         self.lane.most = len(self.seats)
         self.most_open = min(self.most_open, self.lane.most)
 
-    def ask(self, name: str, *arguments: Any) -> Any:
-        """What a worker's method returns. Raises what it raises, or `WorkerError` where the worker dies of it."""
-        return next(self.ask_all([(name, *arguments)]))
+    def ask(self, name: str, *arguments: Any, seconds: float = math.inf) -> Any:
+        """What a worker's method returns.
 
-    def ask_all(self, tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        Raises what it raises, `WorkerError` where the worker dies of it, `TimeoutError` where there is no answer within
+        so many seconds.
+        """
+        return next(self.ask_all([(name, *arguments)], seconds))
+
+    def ask_all(self, tasks: Iterable[tuple[Any, ...]], seconds: float = math.inf) -> Iterator[Any]:
         """The results of all `tasks` (method and arguments), in order; more seats are opened for many.
 
-        Raises as `ask`, and `Interrupted`.
+        Raises as `ask` (the seconds count anew with each answer), and `Interrupted`.
         """
+        until = time.monotonic() + seconds
         waiting = deque(enumerate(tasks))
         wanted = min(self.lane.most, max(1, len(waiting) // 2))
         while len(self.seats) < wanted:
@@ -103,6 +135,10 @@ class Crew:
             done = wait(asked, _TICK, FIRST_COMPLETED).done
             if self._interrupted():
                 raise Interrupted("interrupted")
+            if done:
+                until = time.monotonic() + seconds
+            elif time.monotonic() > until:
+                raise TimeoutError
             for future in done:
                 number, seat, task = asked.pop(future)
                 answers[number] = self._answer(seat, task, future)
@@ -122,4 +158,4 @@ class Crew:
             return seat.submit(*task).result()
         except BrokenExecutor:
             self.seats.remove(seat)
-            raise WorkerError(f"the worker {seat.bury()} in {task[0]!r}, before anything was rendered") from None
+            raise WorkerError(f"the worker {seat.bury().words} in {task[0]!r}, before anything was rendered") from None

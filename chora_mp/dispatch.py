@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import Counter
 from concurrent.futures import BrokenExecutor, Future, as_completed
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from chora_mp.errors import WorkerError
+from chora_mp.policy import Errors, pause
 from chora_mp.records import Failure, ItemResult, Outcome, Place, Span
+from chora_mp.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from chora_mp.crew import Crew
     from chora_mp.lanes import Seat
+    from chora_mp.policy import Room
     from chora_mp.slots import Note
 
 SPAN_SECONDS = 0.075
@@ -27,10 +33,11 @@ _MOST_COUNT = 20_000
 _SEAT_SECONDS = 0.05  # what a further seat costs: 10 ms to open, the rest to load the bundle and warm up
 _MOST_DEATHS = 2
 _MOST_STILLBORN = 3
-_IDLE_TICK = 0.5  # seconds between looks at the slots
-_START_SECONDS = 60.0
+_IDLE_TICK = 0.5  # seconds between looks at the slots, and at free memory (0.8 ms)
+_NARROW_TICK = 0.1  # … where there is not much of it left
 _SLOW_TICK, _MOST_SLOW_TICK = 0.02, 1.0  # what a slow source's next record waits for the last one's result
 _LEAST_SECONDS = 0.002  # no span shorter than this at the end, or handing over costs more than it levels
+_TIMEOUT = "Timeout"
 
 
 class Spans(Protocol):
@@ -83,6 +90,38 @@ class Pace:
         return max(self._seconds / self._items, 1e-6)
 
 
+@dataclass(slots=True)
+class _Past:
+    """How often a record's worker has died at it, and how often it has failed and was to be tried again."""
+
+    deaths: int = 0
+    failures: int = 0
+
+    @property
+    def tries(self) -> int:
+        return self.deaths + self.failures
+
+
+class _Waiting(NamedTuple):
+    """Records that failed and are tried again when it is time (`due`, on the clock); `items`: how they failed."""
+
+    due: float
+    number: int
+    span: Span
+    items: tuple[ItemResult, ...]
+
+
+class Surroundings(NamedTuple):
+    """The machine's memory: the rule for how many seats there is `room`, the bytes `free` now, and who is told.
+
+    `notice` takes the number of seats that there is room for from now on, and the bytes that are free.
+    """
+
+    room: Room
+    free: Callable[[], int]
+    notice: Callable[[int, int], None]
+
+
 class Dispatch:
     """The one loop that renders: fill, wait, settle.
 
@@ -90,31 +129,49 @@ class Dispatch:
     """
 
     def __init__(
-        self, crew: Crew, spans: Spans, timeout: float | None, clock: Callable[[], float] = time.monotonic
+        self,
+        crew: Crew,
+        spans: Spans,
+        timeout: float | None,
+        errors: Errors = Errors(),  # noqa: B008  (frozen)
+        surroundings: Surroundings | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._crew = crew
         self._spans = spans
-        self._timeout = timeout
-        self._clock = clock
+        self._errors = errors
+        self._surroundings = surroundings
+        self._clock, self._sleep = clock, sleep
+        self._watchdog = Watchdog(crew, timeout, clock)
         self._pace = Pace()
         self._seat_seconds = _SEAT_SECONDS
         self._window: dict[Future[Any], _Task] = {}
         self._load: Counter[int] = Counter()
-        self._overdue: dict[int, Note] = {}
-        self._quiet: dict[int, float] = {}
-        self._deaths: Counter[int] = Counter()
+        self._past: dict[int, _Past] = {}
+        self._waiting: list[_Waiting] = []
+        self._numbers = count()
+        self._leaving: set[int] = set()
+        self._sacrificed: set[int] = set()
+        self._narrow = False
         self._losses: Counter[tuple[int, int]] = Counter()
         self._stillborn = 0
         self._stopping = False
         self._source_error: Exception | None = None
         self._deadline = float("inf")
-        self._looked = clock()
+        self.retried = self.renewed = 0
+        """Items that were tried again, and workers that were replaced because they had grown."""
 
     def stop(self, seconds: float = float("inf")) -> None:
         """Hand out nothing more; what is in work has so many seconds to end."""
         if not self._stopping:
             self._stopping = True
             self._deadline = self._clock() + seconds
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait to be tried again."""
+        return sum(entry.span.count for entry in self._waiting)
 
     def run(self) -> Iterator[tuple[Span, Outcome] | None]:
         """What became of each span, as completed; an outcome speaks of the span's first `done` records.
@@ -125,20 +182,32 @@ class Dispatch:
         iterable raise, the latter after the outcomes of the records before.
         """
         while True:
+            self._bring_back()
             if not (self._spans.slow and any(future.done() for future in self._window)):
                 self._fill()
-            if not self._window or self._clock() > self._deadline:
+            if self._clock() > self._deadline or not (self._window or (self._waiting and not self._stopping)):
                 break
-            tick = self._tick()
-            future = next(_completed(self._window, tick), None)
-            if future is None or self._clock() - self._looked > tick:
-                self._look()
-            if future is None:
-                yield None
-            else:
-                yield from self._settle(future)
+            yield from self._wait()
+        for entry in self._waiting:
+            if entry.items:
+                yield entry.span, self._given_up(entry)
         if self._source_error:
             raise self._source_error
+
+    def _wait(self) -> Iterator[tuple[Span, Outcome] | None]:
+        """Until something is completed, or it is time to look up."""
+        tick = self._tick()
+        if not self._window:
+            self._sleep(tick)
+            yield None
+            return
+        future = next(_completed(self._window, tick), None)
+        if future is None or self._watchdog.is_due(tick):
+            self._look_after()
+        if future is None:
+            yield None
+        elif future in self._window:
+            yield from self._settle(future)
 
     # -- handing out
 
@@ -146,8 +215,8 @@ class Dispatch:
         if self._stopping or self._first_result_is_due():
             return
         for depth in range(1, self._crew.lane.depth + 1):
-            for seat in self._crew.seats:
-                if self._load[seat.number] < depth and not self._hand_out(seat):
+            for seat in tuple(self._crew.seats):
+                if self._load[seat.number] < depth and seat.number not in self._leaving and not self._hand_out(seat):
                     return
         while self._worth_a_seat():
             if not self._hand_out(self._crew.open()):
@@ -220,40 +289,113 @@ class Dispatch:
             return
         del self._window[future]
         self._load[task.seat.number] -= 1
-        self._quiet.pop(task.seat.number, None)
+        self._watchdog.has_answered(task.seat)
         self._stillborn = 0
         if task.verdict:
+            self._let_go(task.seat)
             yield task.span, _condemned(task, *answer)
             return
         outcome: Outcome = answer
+        if outcome.spent and task.seat in self._crew.seats and task.seat.number not in self._leaving:
+            self.renewed += 1
+            self._leaving.add(task.seat.number)
+        self._let_go(task.seat)
         if not self._pace.known:  # the first items pay for compiling and warming up, as they would on any seat
             self._seat_seconds += outcome.seconds / max(1, outcome.size)
         self._pace.learn(outcome)
         if outcome.done < task.span.count:
             self._spans.give_back([task.span.after(outcome.done)])
-        yield task.span, self._with_attempts(outcome)
+        yield task.span, self._with_tries(task.span, *self._put_off(task.span, outcome))
 
-    def _with_attempts(self, outcome: Outcome) -> Outcome:
-        """The outcome, with the deaths that its items have caused before counted in."""
-        if not self._deaths:
+    def _let_go(self, seat: Seat) -> None:
+        """Close a seat that is to leave, once it has nothing to do."""
+        if seat.number in self._leaving and not self._load[seat.number]:
+            self._leaving.discard(seat.number)
+            del self._load[seat.number]
+            self._crew.retire(seat)
+
+    def _put_off(self, span: Span, outcome: Outcome) -> tuple[Outcome, set[int]]:
+        """The outcome without the failures that are tried again later, and their records' numbers."""
+        again = [seq for seq in outcome.passing if self._may_be_tried_again(seq)]
+        if not again:
+            return outcome, set()
+        items = {item.seq: item for item in outcome.items}
+        for run in _runs(again):
+            failed = tuple(items.pop(seq) for seq in run)
+            self._wait_for(span.after(run[0] - span.seq).first(len(run)), failed)
+        rest = tuple(items.values())
+        return replace(outcome, items=rest, unpicked=outcome.unpicked + len(again)), set(again)
+
+    def _may_be_tried_again(self, seq: int) -> bool:
+        past = self._past.get(seq)
+        return not self._stopping and (past.failures if past else 0) < self._errors.retries
+
+    def _wait_for(self, span: Span, items: tuple[ItemResult, ...]) -> None:
+        """Have the records of `span`, all of which failed, tried again after a while."""
+        for seq in range(span.seq, span.seq + span.count):
+            self._past.setdefault(seq, _Past()).failures += 1
+        due = self._clock() + pause(self._past[span.seq].failures, self._errors.backoff, random.random)
+        heappush(self._waiting, _Waiting(due, next(self._numbers), span, items))
+
+    def _bring_back(self) -> None:
+        """Hand out next what has waited long enough."""
+        while self._waiting and not self._stopping and self._waiting[0].due <= self._clock():
+            span = heappop(self._waiting).span
+            self.retried += span.count
+            self._spans.give_back([span])
+
+    def _given_up(self, entry: _Waiting) -> Outcome:
+        """What became of records whose next attempt the run did not get to."""
+        items = tuple(replace(item, attempts=self._past[item.seq].tries) for item in entry.items)
+        return Outcome(entry.span.count, 0, 0, 0, 0.0, items)
+
+    def _with_tries(self, span: Span, outcome: Outcome, put_off: set[int]) -> Outcome:
+        """The outcome with how often its items were tried, where more than once; they have no past any more."""
+        if not self._past:
             return outcome
-        items = tuple(replace(item, attempts=1 + self._deaths[item.seq]) for item in outcome.items)
-        return replace(outcome, items=items)
+        seqs = range(span.seq, span.seq + outcome.done)
+        few, many = (self._past, seqs) if len(self._past) < len(seqs) else (seqs, self._past)
+        tries = {seq: 1 + self._past[seq].tries for seq in few if seq in many and seq not in put_off}
+        for seq in tries:
+            del self._past[seq]
+        items = tuple(replace(item, attempts=tries[item.seq]) if item.seq in tries else item for item in outcome.items)
+        return replace(outcome, items=items, tries=tuple(tries.items()))
+
+    # -- deaths
 
     def _bury(self, seat: Seat) -> Iterator[tuple[Span, Outcome]]:
         """Deal with a dead worker: the record it was at, all else it was given, and a new seat in its place."""
-        note, overdue = seat.note(), self._overdue.pop(seat.number, None)
-        ending = self._crew.replace(seat)
+        note, (overdue, getting_ready) = seat.note(), self._watchdog.forget(seat)
+        sacrificed = seat.number in self._sacrificed
+        going = sacrificed or seat.number in self._leaving
+        self._sacrificed.discard(seat.number)
+        self._leaving.discard(seat.number)
+        ending = self._crew.drop(seat) if going else self._crew.replace(seat)
         mine = [future for future, task in self._window.items() if task.seat is seat]
         for future in mine:
             if future.exception() is None:  # done before the death, and only not looked at yet
                 yield from self._settle(future)
         tasks = [self._window.pop(future) for future in mine if future in self._window]
         del self._load[seat.number]
-        if self._quiet.pop(seat.number, None) is not None and overdue:
-            ending = f"did not get ready within {self._start_seconds():g} s and was killed"
-        if not tasks:
-            return
+        if getting_ready:
+            seconds = self._watchdog.start_seconds()
+            ending = ending._replace(words=f"did not get ready within {seconds:g} s and was killed")
+        if sacrificed or ending.orphaned:
+            self._start_over(tasks)
+        elif tasks:
+            yield from self._apportion(tasks, note, overdue, ending.words)
+
+    def _start_over(self, tasks: list[_Task]) -> None:
+        """Hand out again what a worker had that died by no fault of its own."""
+        self._spans.give_back([task.span for task in tasks if not task.verdict])
+        for task in tasks:
+            if task.verdict:
+                self._identify(task.span, task.verdict, task.attempts)
+
+    def _apportion(
+        self, tasks: list[_Task], note: Note, overdue: Note | None, ending: str
+    ) -> Iterator[tuple[Span, Outcome]]:
+        """Find out who is to blame for a death."""
         oldest, *waiting = tasks  # the one that it was at; what waited behind is as it was
         for task in tasks:
             if task.verdict:
@@ -264,11 +406,11 @@ class Dispatch:
         if note.seq is not None and oldest.span.seq == note.span:
             self._blame(oldest.span, note, overdue, ending)
         else:
-            self._mourn(oldest.span, ending)
+            self._mourn(oldest.span, ending, rendered=note.span == oldest.span.seq)
 
-    def _mourn(self, span: Span, ending: str) -> None:
+    def _mourn(self, span: Span, ending: str, *, rendered: bool) -> None:
         """A death between records: nobody to blame by the slot, so a span that it happens to twice is halved."""
-        self._stillborn += 1
+        self._stillborn = 0 if rendered else self._stillborn + 1
         if self._stillborn >= _MOST_STILLBORN:
             raise WorkerError(f"a worker {ending} before it reached a record, {self._stillborn} times in a row")
         self._losses[span.seq, span.count] += 1
@@ -278,63 +420,86 @@ class Dispatch:
             half = span.places()[span.size // 2]
             self._spans.give_back([span.first(half), span.after(half)])
         else:
-            self._condemn(
-                span.after(span.places()[0]), Failure("WorkerDied", f"the worker {ending} after it rendered the item")
-            )
+            verdict = Failure("WorkerDied", f"the worker {ending} after it rendered the item")
+            self._identify(span.after(span.places()[0]), verdict, _MOST_DEATHS)
 
     def _blame(self, span: Span, note: Note, overdue: Note | None, ending: str) -> None:
         """Part the span at the record that the worker was at: it alone may be guilty."""
         assert note.seq is not None  # noqa: S101
         before = note.seq - span.seq
         culprit, rest = span.after(before).first(1), span.after(before + 1)
-        verdict = None
-        if overdue == note:
-            verdict = Failure("Timeout", f"the item took longer than {self._timeout:g} s; its worker was killed")
+        verdict, late = None, overdue == note
+        past = self._past.get(note.seq, _Past())
+        if late and _TIMEOUT in self._errors.retry_on and self._may_be_tried_again(note.seq):
+            self._wait_for(culprit, ())
+        elif late:
+            words = f"the item took longer than {self._watchdog.timeout:g} s; its worker was killed"
+            verdict = Failure(_TIMEOUT, words)
+            past.failures += 1
         elif overdue is None:
-            self._deaths[note.seq] += 1
-            if self._deaths[note.seq] >= _MOST_DEATHS:
+            past.deaths += 1
+            self._past[note.seq] = past
+            if past.deaths >= _MOST_DEATHS:
                 verdict = Failure("WorkerDied", f"the worker {ending} while it rendered the item")
-        parts = [span.first(before), *([] if verdict else [culprit]), rest]
+        parts = [span.first(before), *([] if verdict or late else [culprit]), rest]
         self._spans.give_back([part for part in parts if part.count])
         if verdict:
-            self._condemn(culprit, verdict)
+            self._past.pop(note.seq, None)
+            self._identify(culprit, verdict, past.tries)
 
-    def _condemn(self, culprit: Span, verdict: Failure) -> None:
+    def _identify(self, culprit: Span, verdict: Failure, attempts: int) -> None:
         """Give up on a record; a worker that has done no wrong is asked for its name."""
-        attempts = max(1, self._deaths[culprit.seq])
-        self._submit(_Task(self._crew.seats[-1], culprit, verdict, attempts), "identify", culprit)
+        while True:
+            seat = self._crew.seats[-1] if self._crew.seats else self._crew.open()
+            try:
+                return self._submit(_Task(seat, culprit, verdict, attempts), "identify", culprit)
+            except WorkerError:
+                self._crew.do_without(seat)
+                if not self._crew.seats:
+                    raise
 
     # -- looking after
 
     def _tick(self) -> float:
         """How long to wait for an outcome before looking up."""
+        tick = self._quiet_tick()
+        if self._narrow:
+            tick = min(tick, _NARROW_TICK)
+        if self._waiting and not self._stopping:
+            tick = min(tick, max(_SLOW_TICK, self._waiting[0].due - self._clock()))
+        return tick
+
+    def _quiet_tick(self) -> float:
         if self._spans.slow and not self._stopping:
             return max(_SLOW_TICK, min(_MOST_SLOW_TICK, self._spans.slow / 2))
         if not self._pace.known and not self._crew.full:
             return _SEAT_SECONDS
-        return max(_SLOW_TICK, min(_IDLE_TICK, self._timeout / 4)) if self._timeout else _IDLE_TICK
+        timeout = self._watchdog.timeout
+        return max(_SLOW_TICK, min(_IDLE_TICK, timeout / 4)) if timeout else _IDLE_TICK
 
-    def _look(self) -> None:
-        """Kill the seats that have been at one item for too long."""
-        self._looked = now = self._clock()
-        if self._timeout is None:
-            return
-        for seat in self._crew.seats:
-            note = seat.note()
-            if note.seq is not None:
-                self._quiet.pop(seat.number, None)
-                late = now - note.since > self._timeout
-            else:
-                since = self._quiet.setdefault(seat.number, now) if self._load[seat.number] else now
-                late = now - since > self._start_seconds()
-            if late:
-                # Which item it was is read again after the death: it may just have ended, and then nobody is guilty.
-                self._overdue[seat.number] = note
+    def _look_after(self) -> None:
+        """See after workers that are late, that have left, and that there is no room for."""
+        self._watchdog.look(self._load)
+        self._crew.tidy()
+        if self._surroundings:
+            self._make_room(*self._surroundings)
+
+    def _make_room(self, room: Room, measure: Callable[[], int], notice: Callable[[int, int], None]) -> None:
+        """Close seats while memory is short: when they have done what they have, or at once where that is too late."""
+        free, before = measure(), room.allowed
+        allowed = room.allow(free, len(self._crew.seats), self._clock())
+        self._crew.allowed = allowed
+        self._narrow = room.is_narrow(free)
+        if allowed != before:
+            notice(allowed, free)
+        staying = [seat for seat in self._crew.seats if seat.number not in self._leaving]
+        for seat in staying[allowed:]:
+            self._leaving.add(seat.number)
+            self._let_go(seat)
+        if allowed == 1 and room.is_critical(free):
+            for seat in self._crew.seats[1:]:
+                self._sacrificed.add(seat.number)
                 seat.kill()
-
-    def _start_seconds(self) -> float:
-        """What a worker may take between records, for its plug-ins above all: an item's time, but at least a minute."""
-        return max(_START_SECONDS, self._timeout or 0)
 
 
 def _completed(window: Iterable[Future[Any]], seconds: float) -> Iterator[Future[Any]]:
@@ -343,6 +508,18 @@ def _completed(window: Iterable[Future[Any]], seconds: float) -> Iterator[Future
         yield from as_completed(window, seconds)
     except TimeoutError:
         return
+
+
+def _runs(seqs: list[int]) -> Iterator[list[int]]:
+    """Numbers that count up, parted where one is left out."""
+    run: list[int] = []
+    for seq in seqs:
+        if run and seq != run[-1] + 1:
+            yield run
+            run = []
+        run.append(seq)
+    if run:
+        yield run
 
 
 def _condemned(task: _Task, key: str, path: str, line: int | None) -> Outcome:

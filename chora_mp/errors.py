@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
 
 class ChoraError(Exception):
-    """Root of all errors raised on purpose; `exit_code` is what the command exits with."""
+    """Root of all errors raised on purpose; `exit_code` is what the command exits with.
+
+    `result` says what was done by then, where a run had begun to render.
+    """
 
     exit_code = 2
+    result: BatchResult | None = None
 
 
 class JobError(ChoraError):

@@ -31,12 +31,16 @@ class RenderingStarted:
 
 @dataclass(frozen=True, slots=True)
 class SpanCompleted:
-    """Items `done` so far, `failed` among them, of `total`, by `workers` workers; 0: they were up to date before."""
+    """Items `done` so far, `failed` among them, of `total`, by `workers` workers; 0: they were up to date before.
+
+    `waiting`: items that failed and are going to be tried again.
+    """
 
     done: int
     failed: int
     total: int | None
     workers: int
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)

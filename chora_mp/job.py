@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from chora_mp.policy import Errors
 from chora_mp.sizing import Limits
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
 Format = Literal["jsonl", "json", "yaml", "csv", "toml", "sqlite", "python"]
-Policy = Literal["collect", "fail-fast"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where documents go: an absolute folder and the Jinja2 expression of the path inside it."""
+    """Where documents go: an absolute folder and the Jinja2 expression of the path inside it.
+
+    `fsync`: whether each document is on the disk itself before it counts as written.
+    """
 
     dir: Path
     path: str
+    fsync: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Job:
     jinja: JinjaOptions = field(default_factory=JinjaOptions)
     workers: int | Literal["auto"] = "auto"
     limits: Limits = field(default_factory=Limits)
-    policy: Policy = "collect"
+    errors: Errors = field(default_factory=Errors)
     file: str | None = None
     lines: Mapping[str, int] = field(default_factory=dict)
 

@@ -12,6 +12,7 @@ from chora_mp.errors import JobError
 from chora_mp.job import JinjaOptions, Job, Output, Source
 from chora_mp.jobsections import (
     SECTIONS,
+    ErrorsSection,
     JinjaSection,
     JobSection,
     LimitsSection,
@@ -20,6 +21,7 @@ from chora_mp.jobsections import (
     is_gzip,
 )
 from chora_mp.jobvalues import Origin, advice, found, meant
+from chora_mp.policy import RETRIES, Errors
 from chora_mp.sizing import Limits
 from chora_mp.yamlfile import one_line, read_yaml
 
@@ -168,7 +170,7 @@ def _frozen(section: JobSection, data: Mapping[str, Any], origin: Origin) -> Job
         jinja=_jinja(section.jinja),
         workers=section.workers,
         limits=_limits(section.limits),
-        policy=section.errors.policy,
+        errors=_errors(section.errors),
         file=origin.file,
         lines=origin.lines,
     )
@@ -194,7 +196,7 @@ def _source(section: SourceSection | None, spelled: Any) -> Source | None:
 
 
 def _output(section: OutputSection, folder: Path) -> Output | None:
-    return Output(section.dir or folder, section.path) if section.path else None
+    return Output(section.dir or folder, section.path, section.fsync) if section.path else None
 
 
 def _jinja(section: JinjaSection) -> JinjaOptions:
@@ -207,3 +209,13 @@ def _jinja(section: JinjaSection) -> JinjaOptions:
 
 def _limits(section: LimitsSection) -> Limits:
     return Limits(section.timeout, section.memory_per_item, section.rate, section.latency, section.max_workers)
+
+
+def _errors(section: ErrorsSection) -> Errors:
+    """Who says what may be tried again, or how long to wait, asks for it, unless the number says otherwise."""
+    retries = section.retries
+    if retries is None:
+        retries = RETRIES if {"retry_on", "backoff"} & section.model_fields_set else 0
+    count, share = section.max_failures or (None, None)
+    backoff = (section.backoff.min, section.backoff.max)
+    return Errors(section.policy, retries, tuple(section.retry_on), backoff, count, share)

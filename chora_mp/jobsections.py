@@ -21,7 +21,6 @@ from pydantic import (
     model_validator,
 )
 
-from chora_mp.job import Policy  # noqa: TC001  (pydantic evaluates the annotation)
 from chora_mp.jobvalues import (
     FORMATS,
     Constants,
@@ -29,20 +28,22 @@ from chora_mp.jobvalues import (
     Delimiter,
     Duration,
     Encoding,
+    ExceptionNames,
     Extensions,
     File,
     Files,
     Flag,
     Folders,
     Format,
+    MostFailures,
     Name,
     Names,
-    NoRetries,
     Off,
     OutputFolder,
     Plugins,
     PythonCallable,
     Rate,
+    Retries,
     Size,
     Text,
     Unguessed,
@@ -54,6 +55,7 @@ from chora_mp.jobvalues import (
     origin,
     problem,
 )
+from chora_mp.policy import Policy  # noqa: TC001  (pydantic evaluates the annotation)
 from chora_mp.sizing import Limits
 
 if TYPE_CHECKING:
@@ -140,6 +142,7 @@ class OutputSection(Section):
         None, "The folder that every output stays inside; default: build/ and the job's name."
     )
     path: Text | None = _key(None, "The path of a document inside the folder: a Jinja2 expression over the record.")
+    fsync: Flag = _key(False, "Have each document on the disk itself before it counts as written.")
 
     @field_validator("path")
     @classmethod
@@ -191,7 +194,7 @@ class LimitsSection(Section):
     timeout: Duration | None = _key(
         Limits().timeout, "The longest that an item may take; null: for ever, left out: 300 s."
     )
-    memory_per_item: Size | None = _key(None, "The memory of a worker, for sizing.")
+    memory_per_item: Size | None = _key(None, "The memory that a worker may take: for sizing, and a hard cap.")
     rate: Rate | None = _key(None, "Items per time, such as 60/min.")
     latency: Duration | None = _key(None, "How long an item waits for somebody else, for sizing.")
     max_workers: Count | None = _key(None, "The most worker processes.")
@@ -221,9 +224,12 @@ class ErrorsSection(Section):
     policy: Annotated[Policy, choice("collect", "fail-fast")] = _key(
         "collect", "collect: go on and list the failures at the end; fail-fast: stop at the first one."
     )
-    retries: NoRetries = _key(0, _LATER)
-    backoff: BackoffSection = _key({}, "The pause before a retry; of no effect without retries.")
-    max_failures: Off = _key(None, _LATER)
+    retries: Retries = _key(
+        None, "How often a failure that may pass is tried again; true: twice, as is the default with the next two keys."
+    )
+    retry_on: ExceptionNames = _key([], "Names of exceptions that may pass, besides what the system calls temporary.")
+    backoff: BackoffSection = _key({}, "The pause before a retry: doubling from min to max.")
+    max_failures: MostFailures = _key(None, "Stop when more items have failed: a number, or a share such as 5%.")
 
 
 def _told_source(value: object, info: ValidationInfo) -> object:

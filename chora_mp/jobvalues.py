@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Val
 from pydantic_core import PydanticCustomError
 
 from chora_mp.errors import JobError
+from chora_mp.policy import RETRIES
 from chora_mp.units import quoted, rate, seconds, size
 from chora_mp.yamlfile import one_line, read_text, read_yaml
 
@@ -172,6 +173,11 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, (str, os.PathLike)) else _listed(value)
 
 
+def _any_number(value: object) -> object:
+    """A single text as a list of one."""
+    return [value] if isinstance(value, str) else _listed(value)
+
+
 def _name(value: object) -> str:
     name = _text(value)
     if name in {".", ".."} or re.search(r"[/\\\x00-\x1f]", name):
@@ -207,10 +213,42 @@ def _off(value: object) -> None:
         raise problem(f"not available in this version (found {found(value)}); remove it or set it to null")
 
 
-def _no_retries(value: object) -> int:
-    if value != 0 or isinstance(value, bool):
-        _off(value)
-    return 0
+def _retries(value: object) -> int | None:
+    """A number of further attempts; `true` stands for the usual number, None for no word about it."""
+    if value is True:
+        return RETRIES
+    if value in (None, False) or _is_whole(value, 0):
+        return None if value is None else int(value)  # type: ignore[call-overload]
+    raise problem(f"must be a whole number from 0 (found {found(value)}); write how often to try again")
+
+
+def _exception_name(value: object) -> str:
+    name = _text(value)
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise problem(f"no name of an exception (found {quoted(name)}); write one such as TimeoutError")
+    if name == "WorkerDied":
+        raise problem(
+            "a worker's death is no exception (found 'WorkerDied'); each is tried once more anyway, remove it"
+        )
+    return name
+
+
+def most_failures(value: object) -> tuple[int | None, float | None]:
+    """How many items may fail, as a number or as a share of all (`5%`). Raises `ValueError`."""
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%", value.strip())):
+        share = float(match[1]) / 100
+        if share <= 1:
+            return None, share
+    elif _is_whole(value, 0):
+        return cast("int", value), None
+    raise ValueError(f"must be a whole number from 0, or a share such as 5% (found {found(value)}); write one of these")
+
+
+def _most_failures(value: object) -> tuple[int | None, float | None] | None:
+    try:
+        return None if value is None else most_failures(value)
+    except ValueError as error:
+        raise problem(str(error)) from None
 
 
 def _extension(value: object) -> str:
@@ -376,7 +414,17 @@ Duration = Annotated[float, _unit(seconds)]
 Size = Annotated[int, _unit(size)]
 Rate = Annotated[float, _unit(rate)]
 Off = Annotated[None, PlainValidator(_off, json_schema_input_type=None)]
-NoRetries = Annotated[int, PlainValidator(_no_retries, json_schema_input_type=Literal[0])]
+Retries = Annotated[
+    int | None, PlainValidator(_retries, json_schema_input_type=bool | Annotated[int, Field(ge=0)] | None)
+]
+ExceptionNames = Annotated[
+    list[Annotated[str, PlainValidator(_exception_name, json_schema_input_type=_SomeText)]],
+    BeforeValidator(_any_number, json_schema_input_type=_SomeText | list[_SomeText]),
+]
+MostFailures = Annotated[
+    tuple[int | None, float | None] | None,
+    PlainValidator(_most_failures, json_schema_input_type=Annotated[int, Field(ge=0)] | _SomeText | None),
+]
 Format = Annotated[str, PlainValidator(_format, json_schema_input_type=Literal[_FORMATS])]
 Encoding = Annotated[Text, AfterValidator(_encoding)]
 Delimiter = Annotated[Text, AfterValidator(_delimiter)]

@@ -11,7 +11,7 @@ import resource
 import signal
 from concurrent.futures import BrokenExecutor, Future
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from chora_mp.errors import OutputError, WorkerError
 from chora_mp.slots import Slot
@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 
 
 _LEAVE_SECONDS = 1.0  # what an idle worker may take to end
+_NOBODY_KNOWS = 255  # what multiprocessing says where the fork server could not tell how a process ended
 _SEAT_DESCRIPTORS = 10  # 9 were counted: queues, locks, sentinel and slot
 _OTHER_DESCRIPTORS = 40
+
+
+class Ending(NamedTuple):
+    """How a worker ended, in `words`; `orphaned`: with the fork server that it came from, by no fault of its own."""
+
+    words: str
+    orphaned: bool = False
 
 
 class Seat(Protocol):
@@ -44,8 +52,8 @@ class Seat(Protocol):
     def kill(self) -> None:
         """End the worker at once, in whatever it does."""
 
-    def bury(self) -> str:
-        """Clear up after a worker that died; how it ended, in words."""
+    def bury(self) -> Ending:
+        """Clear up after a worker that died; how it ended."""
 
     def dismiss(self) -> None:
         """Tell a worker that has nothing to do to leave."""
@@ -82,23 +90,45 @@ class ProcessSeat:
         self._slot = Slot(slots, number)
         self._slot.start(0)
         self._temporary = f"{orders.temporary}{number}".encode()
+        self._server = server
         self._context = seats.SeatContext(server)
         self._leaving: Thread | None = None
         self._executor: Executor = ProcessPoolExecutor(
-            1, self._context, initializer=seats.start, initargs=(orders, slots, number)
+            1, self._context, initializer=seats.start, initargs=(orders, slots, number, self._context.semaphores)
         )
-        self._function = seats.call
+        self._function, self._forget_names = seats.call, seats.forget_names
 
     def submit(self, name: str, *arguments: Any) -> Future[Any]:
         """Have the worker's method called, after what it was given before. The first call starts the process."""
         try:
-            return self._executor.submit(self._function, name, *arguments)
+            self._start_feeding()
+            future = self._executor.submit(self._function, name, *arguments)
+            self._hear_of_death()
+            return future
         except BrokenExecutor as error:  # it died, and its futures are about to say so: this one says the same
-            future: Future[Any] = Future()
+            future = Future()
             future.set_exception(error)
             return future
-        except (OSError, EOFError) as error:  # EOF: the fork server could not fork
+        except (OSError, EOFError, RuntimeError) as error:  # EOF: the fork server has ended; RuntimeError: no threads
             raise WorkerError(f"cannot start a worker process: {error}") from None
+
+    def _start_feeding(self) -> None:
+        """Start the thread that feeds the executor's queue. Raises `RuntimeError`.
+
+        Otherwise the executor's own thread would start it at the first task: where the system has no room for one more,
+        that one dies unheard, and the task's future is never done.
+        """
+        queue: Any = self._executor._call_queue  # type: ignore[attr-defined]  # noqa: SLF001
+        with queue._notempty:  # noqa: SLF001
+            if queue._thread is None:  # noqa: SLF001
+                queue._start_thread()  # noqa: SLF001
+
+    def _hear_of_death(self) -> None:
+        """Close our own end of the pipe that the worker answers through, now that it has its own.
+
+        Else a worker that dies in the middle of a message leaves the executor waiting for the rest of it for ever.
+        """
+        self._executor._result_queue._writer.close()  # type: ignore[attr-defined]  # noqa: SLF001
 
     def note(self) -> Note:
         """What the worker is at."""
@@ -111,10 +141,11 @@ class ProcessSeat:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
 
-    def bury(self) -> str:
-        """Wait for the end of a worker that died or was killed, remove what it left; how it ended, in words."""
+    def bury(self) -> Ending:
+        """Wait for the end of a worker that died or was killed, remove what it left; how it ended."""
         process = self._context.process
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._shut_down()
+        self._forget_names(self._context.semaphores)
         code = None
         if process is not None and process.pid is not None:
             process.join()
@@ -124,12 +155,24 @@ class ProcessSeat:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(folder, self._temporary))
         self._slot.close()
-        return _ending(code)
+        if process is not None and code == _NOBODY_KNOWS and self._server.has_lost(process):
+            return Ending("was killed as its fork server ended", orphaned=True)
+        return Ending(_ending(code))
 
     def dismiss(self) -> None:
         """Tell a worker that has nothing to do to leave."""
-        self._leaving = Thread(target=self._executor.shutdown, daemon=True)
-        self._leaving.start()
+        leaving = Thread(target=self._executor.shutdown, daemon=True)
+        try:
+            leaving.start()
+            self._leaving = leaving
+        except RuntimeError:  # no room for one more thread
+            self.kill()
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        """End the executor's threads; its worker has ended or is about to."""
+        with contextlib.suppress(RuntimeError):  # they could not be started
+            self._executor.shutdown(wait=True, cancel_futures=True)
 
     def close(self) -> None:
         """End a worker that has nothing to do; one that a thread of a plug-in's keeps alive is not waited for."""
@@ -142,6 +185,7 @@ class ProcessSeat:
             self.kill()
         if self._leaving is not None:
             self._leaving.join()
+        self._forget_names(self._context.semaphores)
         self._slot.close()
 
 
@@ -220,10 +264,10 @@ class InlineSeat:
     def dismiss(self) -> None:
         """Nothing: it leaves with `close`."""
 
-    def bury(self) -> str:
+    def bury(self) -> Ending:
         """Close the seat."""
         self.close()
-        return "ended"
+        return Ending("ended")
 
     def close(self) -> None:
         """Let go of files and folders."""

@@ -295,11 +295,17 @@ class Ledger:
 
     # -- what was done
 
-    def record(self, values: Sequence[Any], failures: Iterable[tuple[int | None, ItemResult]]) -> None:
+    def record(
+        self,
+        values: Sequence[Any],
+        failures: Iterable[tuple[int | None, ItemResult]],
+        tries: Iterable[tuple[int, int]] = (),
+    ) -> None:
         """Take down what became of a span, in one transaction.
 
         `values`: the rows of the rendered items, one after the other, as a worker leaves them. `failures`: with where
-        each stands in the ledger; None where the item has no key, and so no place.
+        each stands in the ledger; None where the item has no key, and so no place. `tries`: places of items that were
+        tried more than once, and how often.
         """
         width, together = len(_ROW), len(_ROW) * _ROWS_TOGETHER
         many = self._insert(_ROWS_TOGETHER)
@@ -311,6 +317,7 @@ class Ledger:
             self.db.executemany(self._insert(1), rest)
             for at, item in failures:
                 self._record_failure(at, item)
+            self.db.executemany("UPDATE outputs SET attempts = ? WHERE at = ?", ((often, at) for at, often in tries))
 
     def _insert(self, rows: int) -> str:
         """The statement that takes down so many rows."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import marshal
+import math
 import os
 import unicodedata
 from collections import Counter
@@ -15,11 +16,11 @@ from dataclasses import astuple, dataclass, field, replace
 from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chora_mp import comparison
+from chora_mp import comparison, watchdog
 from chora_mp.bundle import digest_of
 from chora_mp.claims import shares
 from chora_mp.comparison import REASONS, TO_RENDER, Comparison, Layout
-from chora_mp.errors import JobError, SourceError
+from chora_mp.errors import JobError, SourceError, TemplateError
 from chora_mp.findings import CHOSEN, EXPECTED, UNKEYED, Findings
 from chora_mp.ledger import ChunkRow, Known, file_digest
 from chora_mp.outputs import Folder, orphans, output_at, suspects
@@ -118,6 +119,24 @@ class Surveyed(NamedTuple):
     names: Counter[str]
 
 
+def patience(job: Job) -> float:
+    """Seconds that a worker may take over what is no item: an item's time, but a minute at least."""
+    timeout = job.limits.timeout
+    return math.inf if timeout is None else max(watchdog.START_SECONDS, timeout)
+
+
+def ask_to_compile(crew: Crew, job: Job, name: str, *arguments: Any) -> Any:
+    """What a worker says that loads plug-ins and compiles templates.
+
+    That has a time limit: Jinja2 works out constants while it compiles. Raises `TemplateError`, and as `Crew.ask`.
+    """
+    try:
+        return crew.ask(name, *arguments, seconds=patience(job))
+    except TimeoutError:
+        what = f"loading the plug-ins and compiling the templates takes longer than {patience(job):g} s"
+        raise TemplateError([f"{job.where('template')}: {what}; set limits.timeout if it has to"]) from None
+
+
 class Planner:
     """Makes the plan of one run, with the workers' help; the coordinator never reads records."""
 
@@ -209,7 +228,7 @@ class Planner:
     def survey(self) -> Surveyed:
         """What is wrong with templates and records, as far as that shows without rendering. Raises as `plan`."""
         self._pure = False
-        problems, wanted = self._crew.ask("survey", [])
+        problems, wanted = ask_to_compile(self._crew, self._job, "survey", [])
         content = _Content(self._source)
         source, cuts = self._input(content)
         clashes: list[str] = []
@@ -219,7 +238,7 @@ class Planner:
         except JobError as error:
             clashes, records = list(error.problems), sum(Findings.load(path).records for path in self._pieces)
         if self._templates:
-            problems, wanted = self._crew.ask("survey", sorted(self._templates))
+            problems, wanted = ask_to_compile(self._crew, self._job, "survey", sorted(self._templates))
         names: Counter[str] = Counter()
         faults, line = [], 0
         for path in self._pieces:
@@ -233,7 +252,7 @@ class Planner:
     def prepare(self) -> None:
         """Have a worker compile what the job reaches, once; what is broken ends the run here."""
         if self._pure is None:
-            self._pure = bool(self._crew.ask("prepare"))
+            self._pure = bool(ask_to_compile(self._crew, self._job, "prepare"))
 
     # -- the scan
 
@@ -252,13 +271,22 @@ class Planner:
         )
         self._pieces = [os.path.join(self._scratch, f"{_PIECE}{number}") for number in range(len(cuts) - 1)]
         spots = zip(cuts, cuts[1:], self._pieces, strict=False)
-        for _ in self._crew.ask_all([("scan", orders, start, end, into) for start, end, into in spots]):
-            pass
+        self._scan([("scan", orders, start, end, into) for start, end, into in spots])
         layout = self._laid_out({row.number: row for row in known.values()} if known else {})
         if not self._pure:
             self._leave_expectations()
         self._refuse_clashes(itertools.chain(self._repeated, self._clashing_claims(layout.chunks.records)), layout)
         return layout
+
+    def _scan(self, tasks: list[tuple[Any, ...]]) -> None:
+        """Have the workers look at the source. Raises `JobError` where a record's key or path takes for ever."""
+        try:
+            for _ in self._crew.ask_all(tasks, patience(self._job)):
+                pass
+        except TimeoutError:
+            place = self._job.where("key" if self._job.key else "output.path")
+            what = f"telling the keys and paths of a piece of the source takes longer than {patience(self._job):g} s"
+            raise JobError([f"{place}: {what}; set limits.timeout if it has to"]) from None
 
     def _leave_expectations(self) -> None:
         """Tell the workers where to find what the scan has found: keys and paths must be the same when rendering."""
@@ -591,8 +619,12 @@ class _Content:
             raise SourceError(f"{source.name}: cannot be read: {error.strerror}") from None
         if source.format == "jsonl" and not source.gzip:
             self.input = Input(path, spooled=False, name=source.name, stamp=stamp)
-        self._thread = Thread(target=self._work, args=(path,), daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._work, args=(path,), daemon=True)
+        try:
+            thread.start()
+            self._thread = thread
+        except RuntimeError:  # no room for one more thread
+            self._work(path)
 
     def digest(self) -> str | None:
         """The digest of the file and of how it is read; None where there is no file, or it cannot be read."""

@@ -55,6 +55,8 @@ class PlainProgress:
             parts.append(f"{duration((event.total - event.done) / max(rate, 1e-9))} left")
         if event.failed:
             parts.append(f"{event.failed:,} failed")
+        if event.waiting:
+            parts.append(f"{event.waiting:,} to be tried again")
         return ", ".join(parts)
 
 
@@ -97,6 +99,7 @@ class Bar:
             self._before = self._before if event.workers else event.done
             rate = (event.done - self._before) / max(time.monotonic() - self._started, 1e-9)
             failed = f"{event.failed:,} failed" if event.failed else ""
+            failed += f" {event.waiting:,} to be tried again" if event.waiting else ""
             self._progress.update(
                 self._task, completed=event.done, total=event.total, rate=f"{rate:,.0f}/s", failed=failed
             )
@@ -136,8 +139,11 @@ def summary(result: BatchResult, where: str) -> Iterator[str]:
         yield _up_to_date(result)
     if result.total == 0:
         yield "there was no record to render: the source holds none, or none that was asked for"
+    if result.stopped:
+        yield f"stopped early: {result.stopped}"
     if result.not_reached:
         yield f"{count(result.not_reached, 'item')} not reached"
+    yield from result.notes
     yield from _about_orphans(result)
     if result.failed:
         yield from failures_by_cause(result.failures)

@@ -104,6 +104,7 @@ class BatchResult:
     `duration_s` in seconds of wall time, `bytes_written` those that went to disk, `sizing` the terms that gave
     `workers` (how many processes were really opened is in `workers`). `orphaned`: files that are still there though
     their record is gone, with `asked_to_prune` those that were edited; `orphans`: the paths of some, for people.
+    `stopped`: why the run stopped early, None: it did not; `notes`: what else a person should know of it.
     """
 
     job: str
@@ -123,13 +124,16 @@ class BatchResult:
     orphaned: int = 0
     orphans: tuple[str, ...] = field(default=())
     asked_to_prune: bool = False
+    stopped: str | None = None
+    notes: tuple[str, ...] = field(default=())
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON summary of the contract."""
         names = ("job", "run_id", "total", "successful", "failed", "unchanged", "not_reached", "pruned", "orphaned",
-                 "duration_s", "items_per_s", "bytes_written", "workers", "sizing")  # fmt: skip
+                 "duration_s", "items_per_s", "bytes_written", "workers", "sizing", "stopped")  # fmt: skip
         return {
             **{name: getattr(self, name) for name in names},
+            "notes": list(self.notes),
             "failures": [f.as_dict() for f in self.failures],
         }
 
@@ -218,7 +222,10 @@ class Orders:
     `bundle`: the file that holds the pickled bundle. `output`: the output folder, None to write nothing. `scratch`: the
     run's own folder. `temporary`: how temporary files' names begin. `only`: a glob that keys must match. `details`:
     whether to answer with every item or with the failures alone. `keep_text`: whether to hand documents back. `rows`:
-    whether to leave what the ledger keeps of each item.
+    whether to leave what the ledger keeps of each item. `retry_on`: names of exceptions that may pass,
+    None where nothing is tried again. `memory`: the
+    bytes that a worker may take at the most, None: as many as there are; `growth`: those by which it may grow before it
+    had better be replaced. `fsync`: whether documents are to be on the disk itself.
     """
 
     bundle: str
@@ -229,6 +236,10 @@ class Orders:
     details: bool = False
     keep_text: bool = False
     rows: bool = False
+    retry_on: tuple[str, ...] | None = None
+    memory: int | None = None
+    growth: int | None = None
+    fsync: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +248,10 @@ class Outcome:
 
     `written` in bytes, `seconds` of work. `items`: the failures, or all items where details were asked for, in order.
     `texts`: the file with the documents of the rendered ones, one after the other. `rows`: the file with what the
-    ledger keeps of them. `unpicked`: how many were passed over because the span does not pick them.
+    ledger keeps of them. `unpicked`: how many were passed over because the span does not pick them. `passing`: numbers
+    of the failed records whose failure may pass. `refused`: the errno with which every single document could not be
+    written; 0: that is not so. `spent`: whether the worker had better be replaced. `tries`: numbers of records that
+    were tried more than once, and how often.
     """
 
     done: int
@@ -249,6 +263,10 @@ class Outcome:
     texts: str | None = None
     rows: str | None = None
     unpicked: int = 0
+    passing: tuple[int, ...] = ()
+    refused: int = 0
+    spent: bool = False
+    tries: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> int:

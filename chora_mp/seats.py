@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import io
 import os
+import shutil
 import signal
 import sys
-from multiprocessing import context, forkserver, popen_forkserver, resource_tracker, spawn, util
+import tempfile
+import time
+from multiprocessing import context, forkserver, popen_forkserver, process, resource_tracker, spawn, synchronize, util
 from multiprocessing.reduction import ForkingPickler
 from threading import Timer
 from typing import TYPE_CHECKING, Any
@@ -24,12 +28,15 @@ from chora_mp.errors import ChoraError, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import TracebackType
 
     from chora_mp.records import Orders
     from chora_mp.worker import Worker
 
 _SHIELDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_GONE_SECONDS = 0.1  # its workers may be seen to end before it is
+_LONGEST_FOLDER = 60  # bytes; the address of a socket has 108, or 104 on macOS
 _END_SECONDS = 1.0  # what a server may take to end; it takes a millisecond
 
 
@@ -44,7 +51,7 @@ class Server:
         """Start the server of this process's next run, while there are other things still to be got ready."""
         server = Server()
         with _shield(), _environment():
-            server._server.ensure_running()
+            server._start()
         _ahead.append(server)
 
     @staticmethod
@@ -54,6 +61,7 @@ class Server:
 
     def __init__(self) -> None:
         self._server = forkserver.ForkServer()
+        self._socket: int | None = None
         self._server.set_forkserver_preload(["chora_mp.worker", "chora_mp.seats"])
         with _environment(), _shield():  # the first queue of an executor would start the resource tracker without
             resource_tracker.ensure_running()
@@ -61,7 +69,49 @@ class Server:
     def new_process(self, descriptors: list[int]) -> tuple[int, int]:
         """Have a process forked; the ends of its status and data pipes."""
         with _shield(), _environment():
+            self._start()
             return self._server.connect_to_new_process(descriptors)
+
+    def _start(self) -> None:
+        """Start the server, unless it runs already."""
+        if not self._has_ended():
+            return
+        with _socket_folder():
+            self._server.ensure_running()
+            self._hide_socket()
+
+    def _has_ended(self) -> bool:
+        pid = self.pid
+        with contextlib.suppress(ChildProcessError):  # somebody has waited for it already
+            return pid is None or os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return True
+
+    def _hide_socket(self) -> None:
+        """Take the name of the server's socket away, so that nothing is left of it, however we end."""
+        if sys.platform != "linux":
+            return
+        # What an open descriptor stands for can be connected to without a name; see path_resolution(7) and proc(5).
+        if self._socket is not None:
+            os.close(self._socket)
+        address = self._server._forkserver_address  # type: ignore[attr-defined]  # noqa: SLF001
+        self._socket = os.open(address, os.O_PATH | os.O_CLOEXEC)
+        os.unlink(address)
+        self._server._forkserver_address = f"/proc/self/fd/{self._socket}"  # type: ignore[attr-defined]  # noqa: SLF001
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process; None: it is not started."""
+        pid: int | None = self._server._forkserver_pid  # type: ignore[attr-defined]  # noqa: SLF001
+        return pid
+
+    def has_lost(self, process: SeatProcess) -> bool:
+        """Whether the server that a worker was forked from has ended, or does so at this moment."""
+        until = time.monotonic() + _GONE_SECONDS
+        while process.forked_by == self.pid and not self._has_ended():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.005)
+        return True
 
     def stop(self) -> None:
         """End the server, once its workers have ended.
@@ -69,15 +119,21 @@ class Server:
         It ends when nobody holds its lifeline any more. A process that was forked and never heard who it is (a signal
         came in between) does hold it, so the server is killed if it takes long, and such a process dies with it.
         """
-        pid: int | None = self._server._forkserver_pid  # type: ignore[attr-defined]  # noqa: SLF001
+        pid = self.pid
         if pid is None:
             return
         late = Timer(_END_SECONDS, os.kill, (pid, signal.SIGKILL))
         late.daemon = True
-        late.start()
-        with contextlib.suppress(FileNotFoundError):  # at the interpreter's exit its socket may be gone already
+        try:
+            late.start()
+        except RuntimeError:  # no room for one more thread
+            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):  # its socket has no name any more
             self._server._stop()  # type: ignore[attr-defined]  # noqa: SLF001  (multiprocessing's own tests use it)
         late.cancel()
+        if self._socket is not None:
+            os.close(self._socket)
+            self._socket = None
 
 
 class _Popen(popen_forkserver.Popen):
@@ -99,15 +155,20 @@ class _Popen(popen_forkserver.Popen):
         self.sentinel, writer = server.new_process(self._fds)  # type: ignore[attr-defined]
         parent_writer = os.dup(writer)
         self.finalizer = util.Finalize(self, util.close_fds, (parent_writer, self.sentinel))  # type: ignore[attr-defined]
-        with open(writer, "wb") as file:
+        with contextlib.suppress(BrokenPipeError), open(writer, "wb") as file:  # nobody reads where it could not fork
             file.write(message.getbuffer())
-        self.pid = forkserver.read_signed(self.sentinel)
+        process_obj.forked_by = server.pid
+        pid = forkserver.read_signed(self.sentinel)
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        self.pid = pid
 
 
 class SeatProcess(context.ForkServerProcess):
     """A worker process."""
 
     server: Server | None = None
+    forked_by: int | None = None
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802
@@ -121,6 +182,27 @@ class SeatContext(context.ForkServerContext):
         super().__init__()
         self._server = server
         self.process: SeatProcess | None = None
+        self.semaphores: list[str] = []
+        """Names of the semaphores in the seat's queues, which go as soon as the worker has found them by them."""
+
+    def Lock(self) -> Any:  # noqa: N802
+        """Make a lock, and remember its name."""
+        return self._adopted(super().Lock())
+
+    def BoundedSemaphore(self, value: int = 1) -> Any:  # noqa: N802
+        """Make a semaphore, and remember its name."""
+        return self._adopted(super().BoundedSemaphore(value))
+
+    def _adopted(self, lock: Any) -> Any:
+        """A lock whose name is ours to remove, and no longer Python's when we end: we may be killed."""
+        name: str = lock._semlock.name  # noqa: SLF001
+        for finalizer in reversed(list(util._finalizer_registry.values())):  # type: ignore[attr-defined]  # noqa: SLF001
+            if finalizer._args == (name,):  # noqa: SLF001
+                finalizer.cancel()
+                resource_tracker.unregister(name, "semaphore")
+                self.semaphores.append(name)
+                break
+        return lock
 
     def Process(self, *arguments: Any, **options: Any) -> SeatProcess:  # type: ignore[override]  # noqa: N802
         """Make the worker process, and remember it."""
@@ -129,25 +211,41 @@ class SeatContext(context.ForkServerContext):
         return self.process
 
 
-_worker: Worker | None = None
+_worker: Worker | ChoraError | None = None
 
 
-def start(orders: Orders, slots: str, seat: int) -> None:
-    """Make this process the worker of `seat`: the first thing it is told."""
+def forget_names(semaphores: list[str]) -> None:
+    """Remove the names of semaphores; who has them open keeps them."""
+    for name in semaphores:
+        with contextlib.suppress(FileNotFoundError):
+            synchronize.sem_unlink(name)  # type: ignore[attr-defined]
+
+
+def start(orders: Orders, slots: str, seat: int, semaphores: list[str]) -> None:
+    """Make this process the worker of `seat`: the first thing it is told. What is wrong is told to whoever calls."""
     # Here, where only the child comes by: the coordinator needs neither the worker's code nor Jinja2.
+    from chora_mp import memory  # noqa: PLC0415
     from chora_mp.slots import Slot  # noqa: PLC0415
     from chora_mp.worker import Worker  # noqa: PLC0415
 
     global _worker  # noqa: PLW0603  (a process is one worker; calls reach it by name)
+    forget_names(semaphores)
     sys.dont_write_bytecode = True  # beside a person's modules nothing is left
-    _settle_in()
-    slot = Slot(slots, seat)
-    slot.start(os.getpid())
-    _worker = Worker(orders, slot, seat)
+    try:
+        _settle_in()
+        slot = Slot(slots, seat, shared=True)
+        slot.start(os.getpid())
+        if orders.memory is not None:
+            memory.cap(orders.memory)
+        _worker = Worker(orders, slot, seat)
+    except OSError as error:  # an initializer that raises leaves a traceback on the screen and a pool that is broken
+        _worker = WorkerError(f"a worker cannot start: {error}")
 
 
 def call(name: str, *arguments: Any) -> Any:
     """Call a method of this process's worker. Raises `ChoraError` only: no other exception is sure to travel well."""
+    if isinstance(_worker, ChoraError):
+        raise _worker
     method: Callable[..., Any] = getattr(_worker, name)
     try:
         return method(*arguments)
@@ -159,10 +257,11 @@ def call(name: str, *arguments: Any) -> Any:
 
 
 def _settle_in() -> None:
-    """Leave the lifeline to the server, keep stdout clean."""
+    """Leave to the server what is the server's, keep stdout clean."""
     for name, value in _FOR_SERVER.items():
         if os.environ.get(name) == value:
             del os.environ[name]
+    os.fork, sys.excepthook = _fork, sys.__excepthook__
     lifeline = forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]  # noqa: SLF001
     if lifeline is not None:
         os.close(lifeline)
@@ -193,6 +292,25 @@ def _shield() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextlib.contextmanager
+def _socket_folder() -> Iterator[None]:
+    """Have `multiprocessing` put its socket into a folder that is gone afterwards, and whose path is short enough."""
+    if sys.platform != "linux":  # the socket needs its name as long as the server runs
+        yield
+        return
+    where = tempfile.gettempdir()
+    short = len(os.fsencode(where)) < _LONGEST_FOLDER
+    folder = tempfile.mkdtemp(prefix="chora-mp-", dir=where if short else "/tmp")  # noqa: S108  (mkdtemp is secure)
+    options = process.current_process()._config  # type: ignore[attr-defined]  # noqa: SLF001
+    before = options.get("tempdir")
+    options["tempdir"] = folder
+    try:
+        yield
+    finally:
+        options["tempdir"] = before
+        shutil.rmtree(folder, ignore_errors=True)  # where the server could not be started the socket is in it
+
+
 _IS_SERVER = "CHORA_MP_SERVER"
 
 # What the server's interpreter is told, and workers need not tell others. The current folder stays off its import path:
@@ -213,5 +331,27 @@ def _environment() -> Iterator[None]:
             del os.environ[name]
 
 
+def _fork_or_tell() -> int:
+    """Fork as `os.fork` does; where that fails, the errno instead of a process, but negative.
+
+    `multiprocessing`'s server would end of the error, and its healthy workers with it. So it passes on to who asked for
+    a worker what it takes for a process (`_Popen`).
+    """
+    try:
+        return _fork()
+    except OSError as error:
+        return -(error.errno or errno.EAGAIN)
+
+
+def _say_nothing(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """What ends the server shows in those that wait for it; it is no news for the person at the terminal."""
+    if not isinstance(error, (OSError, EOFError)):
+        sys.__excepthook__(kind, error, traceback)
+
+
+_fork = os.fork
+
 if os.environ.get(_IS_SERVER):  # imported by the server, whose every child ends with it, from its first moment
     os.register_at_fork(after_in_child=_die_with_parent)
+    os.fork = _fork_or_tell
+    sys.excepthook = _say_nothing

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
+import time
 from dataclasses import dataclass
 
 # A page: the worker's pid, a count of what it has noted so far, two places for that, and the folder after its length.
@@ -25,7 +27,7 @@ _IDLE = -1
 class Note:
     """What a slot says.
 
-    The worker's `pid`, the first record of its `span`, the record it is at (`seq`; None: between spans), `since` when
+    The worker's `pid`, the first record of its `span`, the record it is at (`seq`; None: at none), `since` when
     in seconds on the monotonic clock, and the `folder` it writes to.
     """
 
@@ -39,18 +41,23 @@ class Note:
 class Slot:
     """One seat's page in a file that coordinator and worker both map."""
 
-    def __init__(self, path: str, number: int) -> None:
-        """Map the page of seat `number`. Raises `OSError`."""
+    def __init__(self, path: str, number: int, *, shared: bool = False) -> None:
+        """Map the page of seat `number`. `shared`: share in the lock that tells who is at work. Raises `OSError`."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            if shared:
+                fcntl.flock(self._file, fcntl.LOCK_SH)
             offset = number * _SIZE
             # Written, not just made longer: a page that the file system cannot back kills with SIGBUS when touched.
             # What was written in part is gone on with, to hear why.
             while (size := os.fstat(self._file).st_size) < offset + _SIZE:
                 os.pwrite(self._file, bytes(offset + _SIZE - size), size)
             self._page = mmap.mmap(self._file, _SIZE, offset=offset)
-        finally:
+        except BaseException:
             os.close(self._file)
+            raise
+        if not shared:
+            os.close(self._file)  # else the lock would go with it
 
     def start(self, pid: int) -> None:
         """Note a new worker."""
@@ -63,6 +70,10 @@ class Slot:
         count = self._page[_COUNT_AT] + 1 & 255
         _WHERE.pack_into(self._page, _WHERE_AT[count & 1], span, seq, since)
         self._page[_COUNT_AT] = count
+
+    def done(self, span: int) -> None:
+        """Note that the worker is through with the span that begins at record `span`, and is going to answer."""
+        self.at(span, _IDLE, 0.0)
 
     def idle(self) -> None:
         """Note that the worker is between spans."""
@@ -80,6 +91,31 @@ class Slot:
     def close(self) -> None:
         """Unmap the page."""
         self._page.close()
+
+
+def wait_for_workers(path: str, seconds: float) -> bool:
+    """Whether every worker that has a slot in a file has ended, or does so within so many seconds.
+
+    The system takes a worker's share of the lock back when it has ended, not before.
+    """
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # no slots, no workers
+        return True
+    until = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.01)
+            except OSError:  # a file system without locks
+                return True
+    finally:
+        os.close(file)
 
 
 def read_notes(path: str) -> list[Note]:

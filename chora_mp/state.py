@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from chora_mp.bundle import shown
 from chora_mp.errors import LedgerError, OutputError
 from chora_mp.sinks import STATE_FOLDER
-from chora_mp.slots import read_notes
+from chora_mp.slots import read_notes, wait_for_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOCK, _HOLDER, _RUN = "lock", "holder.json", "run-"
 _TRIES = 100
+_LAST_SECONDS = 5.0  # what orphaned workers may take to end; it is a matter of milliseconds
 _HAND_OVER_SECONDS = 0.2  # what a run that is just ending may still hold the lock for
 
 
@@ -66,7 +67,8 @@ def without_output(run: str) -> Iterator[State]:
 def held(output: str, run: str) -> Iterator[State]:
     """The state of a run that has an output folder to itself; folders that were made for it and stayed empty go again.
 
-    Raises `OutputError` where the folder cannot be written to, `LedgerError` where another run holds it.
+    Raises `OutputError` where the folder cannot be written to, `LedgerError` where another run holds it, or workers of
+    one that was killed are still at work.
     """
     state = os.path.join(output, STATE_FOLDER)
     made: list[str] = []
@@ -74,6 +76,7 @@ def held(output: str, run: str) -> Iterator[State]:
         with locked(output, state, made):
             for name in os.listdir(state):
                 if name.startswith(_RUN):
+                    _wait_for_last(output, os.path.join(state, name))
                     _sweep(os.path.join(state, name), name)
             scratch = os.path.join(state, _RUN + run)
             try:
@@ -84,7 +87,7 @@ def held(output: str, run: str) -> Iterator[State]:
             try:
                 yield State(state, scratch, _temporary(run))
             finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+                _sweep(scratch, run)
     finally:
         _remove_empty(made)
 
@@ -151,14 +154,31 @@ def _holder(state: str) -> str:
         return ""
 
 
+def _wait_for_last(output: str, scratch: str) -> None:
+    """Let the workers of a run that was killed end, as they do by themselves. Raises `LedgerError` if they don't."""
+    slots = os.path.join(scratch, "slots")
+    if not wait_for_workers(slots, _LAST_SECONDS):
+        pids = ", ".join(str(note.pid) for note in read_notes(slots) if note.pid)
+        message = f"workers of a run that was killed are still at work here (pid {pids}); end them, or wait"
+        raise LedgerError(f"{shown(output)}: {message}")
+
+
 def _sweep(scratch: str, name: str) -> None:
-    """Remove what a dead run has left: its own folder, and the temporary files where its workers were last writing."""
+    """Remove what a run leaves: its own folder, and the temporary files where its workers were last writing.
+
+    The folder stays while such a file does, because somebody has taken our rights: then a later run finds its slots.
+    """
     prefix = _temporary(name)
+    stays = False
     for number, note in enumerate(read_notes(os.path.join(scratch, "slots"))):
         if note.folder:
+            path = os.path.join(note.folder, f"{prefix}{number}".encode())
             with contextlib.suppress(OSError, ValueError):  # the latter: what is no file of slots may say anything
-                os.unlink(os.path.join(note.folder, f"{prefix}{number}".encode()))
-    shutil.rmtree(scratch, ignore_errors=True)
+                os.unlink(path)
+            with contextlib.suppress(ValueError):
+                stays |= os.path.lexists(path)
+    if not stays:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _temporary(run: str) -> str:

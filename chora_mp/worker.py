@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import importlib
 import marshal
@@ -13,13 +14,15 @@ import sys
 import time
 import types
 from bisect import bisect_right
+from collections import Counter
+from dataclasses import replace
 from hashlib import blake2b
 from typing import IO, TYPE_CHECKING, Any
 
 import jinja2
 
-from chora_mp import failures
-from chora_mp.bundle import plugin_folders
+from chora_mp import failures, memory
+from chora_mp.bundle import plugin_folders, shown
 from chora_mp.environment import (
     Document,
     Expression,
@@ -28,8 +31,9 @@ from chora_mp.environment import (
     normal_name,
     referenced,
 )
-from chora_mp.errors import SourceError, TemplateError
+from chora_mp.errors import OutputError, SourceError, TemplateError
 from chora_mp.findings import CLAIMS, EXPECTED, Findings
+from chora_mp.policy import may_pass
 from chora_mp.records import BadRecord, Failure, ItemResult, Orders, Outcome, Place, Span
 from chora_mp.sinks import FileSink, TextSink, is_sound
 from chora_mp.sources import jsonl, spool
@@ -52,6 +56,10 @@ _LONGEST_KEY = 1024
 _LONGEST_PATH = 4096  # bytes; the sinks take no longer ones
 _FULL_TEXTS = 8 * 2**20  # bytes of kept documents before a span is handed back early: memory stays flat
 
+# What leaves a worker that had better be replaced: its memory, or its descriptors, are used up.
+_SPENT = frozenset({errno.EMFILE, errno.ENOMEM})
+_LOOK_SECONDS = 0.01  # between looks at how much memory is taken, which cost 3 µs
+
 _clock = time.monotonic
 
 
@@ -59,15 +67,25 @@ class Worker:
     """One worker's state: its orders, its slot, the bundle it renders from and the file it reads from."""
 
     def __init__(self, orders: Orders, slot: Slot, seat: int, *, inline: bool = False) -> None:
-        self._orders = orders
-        self._slot = slot
+        self.orders = orders
+        self.slot = slot
         self._seat = seat
-        self._inline = inline
+        self.inline = inline
         self._renderer: Renderer | None = None
         self._open: tuple[str, IO[bytes]] | None = None
         self._known: tuple[str | None, dict[Any, Any]] = (None, {})
         self._ledger_rows: RowSink | None = None
         self._expected: Expected | None = None
+        self.growth = memory.Growth(orders.growth, capped=orders.memory is not None)
+        self._spent = False
+        # A descriptor in reserve: what a span leaves for the ledger has to be written also when items have used up all.
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if not inline else -1
+
+    def give_way(self) -> None:
+        """Let go of the descriptor in reserve."""
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
 
     def prepare(self) -> bool:
         """Compile what the job reaches, once for all workers; whether keys, paths and templates are sure not to vary.
@@ -76,7 +94,7 @@ class Worker:
         """
         renderer = Renderer(self._bundle(), {})
         code = renderer.compile_reachable()
-        with open(self._orders.bundle + ".code", "wb") as file:
+        with open(self.orders.bundle + ".code", "wb") as file:
             pickle.dump(code, file, 5)
         self._renderer = renderer
         self.close_over([renderer.template.constant] if renderer.template.constant is not None else [])
@@ -91,7 +109,7 @@ class Worker:
             self._known = orders.known, _load(orders.known)
         renderer = self._renderer or self._start_renderer()
         try:
-            found = Scan(orders, renderer, self._known[1], inline=self._inline).run(start, end)
+            found = Scan(orders, renderer, self._known[1], inline=self.inline).run(start, end)
         except OSError as error:
             raise SourceError(f"{orders.input.name}: cannot be read: {error.strerror}") from None
         found.save(into)
@@ -110,7 +128,7 @@ class Worker:
         from chora_mp.survey import Survey  # noqa: PLC0415  (only `check` needs it)
 
         renderer = self._renderer = self._renderer or Renderer(self._bundle(), {})
-        with open(self._orders.bundle + ".code", "wb") as file:
+        with open(self.orders.bundle + ".code", "wb") as file:
             pickle.dump({}, file, 5)
         survey, constant = Survey(renderer), renderer.template.constant
         for name in names if constant is None else [constant]:
@@ -120,13 +138,14 @@ class Worker:
     def close_over(self, names: list[str]) -> None:
         """Add to the run's closures those of the templates `names`."""
         renderer = self._renderer or self._start_renderer()
-        with open(self._orders.bundle + ".closures", "wb") as file:
+        with open(self.orders.bundle + ".closures", "wb") as file:
             file.write(marshal.dumps({name: tuple(renderer.closure(name)) for name in names}))
 
     def spool(self, source: Source, path: str) -> list[int]:
         """Read `source` once, into a spool at `path`; where it can be cut for a scan. Raises `SourceError`."""
         from chora_mp.sources.spooling import spool_source  # noqa: PLC0415  (parsers that only this call needs)
 
+        memory.lift_cap()  # what a whole document of records takes is no item's; this worker is replaced afterwards
         if source.python and self._bundle().folder not in sys.path:
             sys.path.insert(0, self._bundle().folder)  # a module may lie beside the job file
         return spool_source(source, path)
@@ -136,16 +155,26 @@ class Worker:
 
         Raises `SourceError` where the records are no longer what they were, nothing else.
         """
+        if self._spent:  # what was given to it already is for its successor
+            return Outcome(0, 0, 0, 0, 0.0, (), spent=True)
         renderer = self._renderer or self._start_renderer()
-        one = _Pass(
-            self._orders, self._slot, renderer, self._sinks(), self._rows(), self._expectations(), inline=self._inline
-        )
-        return one.run(span, self._records(span), _parser(span), budget)
+        self.growth.begin()
+        sinks = self._sinks()
+        one = _Pass(self, renderer, sinks, self._rows(), self._expectations())
+        try:
+            outcome = one.run(span, self._records(span), _parser(span), budget)
+            if sinks[0]:
+                sinks[0].settle()
+        except OSError as error:  # an item's own are among its failures: this befell what the run keeps for itself
+            where = os.fsdecode(error.filename) if error.filename else self.orders.scratch
+            raise OutputError(f"{shown(where)}: cannot be written: {error.strerror or error}") from None
+        self._spent = outcome.spent or self.growth.is_over()
+        return replace(outcome, spent=self._spent)
 
     def identify(self, span: Span) -> tuple[str, str, int | None]:
         """Key, path and line of the span's first record, for the failure of an item that could not tell itself."""
         renderer = self._renderer or self._start_renderer()
-        self._slot.at(span.seq, span.seq, _clock())
+        self.slot.at(span.seq, span.seq, _clock())
         entry = next(self._records(span), None)
         item = _Item(renderer)
         record = BadRecord("", "") if entry is None else _parser(span)(entry[1])
@@ -154,7 +183,7 @@ class Worker:
                 item.open(record)
             with contextlib.suppress(Exception, SystemExit):
                 item.place()
-        self._slot.idle()
+        self.slot.idle()
         if entry is None:
             raise _cut_short(span, span.seq)
         line = entry[0]
@@ -163,42 +192,45 @@ class Worker:
 
     def close(self) -> None:
         """Let go of files and folders."""
+        self.give_way()
         if self._open:
             self._open[1].close()
         if self._renderer and self._renderer.files:
             self._renderer.files.close()
-        self._slot.close()
+        self.slot.close()
 
     def _bundle(self) -> Bundle:
-        with open(self._orders.bundle, "rb") as file:
+        with open(self.orders.bundle, "rb") as file:
             bundle: Bundle = pickle.load(file)
             return bundle
 
     def _start_renderer(self) -> Renderer:
-        with open(self._orders.bundle + ".code", "rb") as file:
+        with open(self.orders.bundle + ".code", "rb") as file:
             self._renderer = Renderer(self._bundle(), pickle.load(file))
         return self._renderer
 
     def _expectations(self) -> Expected | None:
-        path = os.path.join(self._orders.scratch, EXPECTED)
+        path = os.path.join(self.orders.scratch, EXPECTED)
         if self._expected is None and os.path.exists(path):
             with open(path, "rb") as file:
                 self._expected = Expected(marshal.loads(file.read()))
         return self._expected
 
     def _rows(self) -> RowSink | None:
-        if self._orders.rows and self._ledger_rows is None:
-            closures = _load(self._orders.bundle + ".closures")
+        if self.orders.rows and self._ledger_rows is None:
+            closures = _load(self.orders.bundle + ".closures")
             numbers = {name: number for name, (number, _) in closures.items()}
-            self._ledger_rows = RowSink(self._orders.scratch, self._seat, numbers)
+            self._ledger_rows = RowSink(self.orders.scratch, self._seat, numbers)
         return self._ledger_rows
 
     def _sinks(self) -> tuple[FileSink | None, TextSink | None]:
-        renderer, orders = self._renderer, self._orders
+        renderer, orders = self._renderer, self.orders
         if renderer is None:
             return None, None
         if orders.output and renderer.files is None:
-            renderer.files = FileSink(orders.output, f"{orders.temporary}{self._seat}", self._slot.entering)
+            renderer.files = FileSink(
+                orders.output, f"{orders.temporary}{self._seat}", self.slot.entering, fsync=orders.fsync
+            )
         if orders.keep_text and renderer.texts is None:
             renderer.texts = TextSink(orders.scratch, self._seat)
         return renderer.files, renderer.texts
@@ -368,28 +400,31 @@ class _Pass:
 
     def __init__(
         self,
-        orders: Orders,
-        slot: Slot,
+        worker: Worker,
         renderer: Renderer,
         sinks: tuple[FileSink | None, TextSink | None],
         rows: RowSink | None,
         expected: Expected | None,
-        *,
-        inline: bool,
     ) -> None:
+        orders = worker.orders
+        self._worker = worker
         self._orders = orders
-        self._slot = slot
+        self._slot = worker.slot
+        self._growth = worker.growth
+        self._inline = worker.inline
         self._renderer = renderer
         self._files, self._texts = sinks
         self._rows = rows
         self._expected = expected
-        self._inline = inline
         self._only = re.compile(fnmatch.translate(orders.only)).match if orders.only is not None else None
         self._one = _Item(renderer)
         self._items: list[ItemResult] = []
         self._weight = 0
         self._full = False
         self._rendered = self._skipped = self._written = 0
+        self._passing: list[int] = []
+        self._refusals: Counter[int] = Counter()
+        self._spent = False
 
     def run(
         self, span: Span, records: Iterator[tuple[int | None, bytes]], parse: Callable[[bytes], Any], budget: float
@@ -398,7 +433,7 @@ class _Pass:
         if self._rows:
             self._rows.begin(span)
         started = since = _clock()
-        end = started + budget
+        end, look = started + budget, started + _LOOK_SECONDS
         done = size = 0
         for place in span.places():
             seq = span.seq + place
@@ -406,54 +441,97 @@ class _Pass:
             while done < place:  # those that the span does not pick
                 next(records, None)
                 done += 1
-            entry = next(records, None)
+            try:
+                entry = next(records, None)
+            except OSError as error:
+                raise SourceError(f"{span.input.name}: cannot be read: {error.strerror}") from None
             if entry is None:
                 self._slot.idle()
                 raise _cut_short(span, seq)
-            self._item(span, seq, entry, parse, since)
+            if not self._item(span, seq, entry, parse, since):
+                break
             done, size, since = place + 1, size + 1, _clock()
             if since > end or self._full:
                 break
-        self._slot.idle()
+            if since > look:
+                look = since + _LOOK_SECONDS
+                if self._growth.is_over():
+                    break
+        self._slot.done(span.seq)
         texts = self._texts.store() if self._texts else None
         rows = self._rows.store() if self._rows else None
         counts = (done, self._rendered, self._skipped, self._written, since - started)
-        return Outcome(*counts, tuple(self._items), texts, rows, done - size)
+        (refused, times), *_ = self._refusals.most_common(1) or [(0, 0)]
+        return Outcome(
+            *counts,
+            tuple(self._items),
+            texts,
+            rows,
+            done - size,
+            passing=tuple(self._passing),
+            refused=refused if times == size else 0,
+            spent=self._spent,
+        )
 
     def _item(
         self, span: Span, seq: int, entry: tuple[int | None, bytes], parse: Callable[[bytes], Any], since: float
-    ) -> None:
-        """Render one record and note what became of it."""
-        item = self._one
+    ) -> bool:
+        """Render one record and note what became of it; whether that was done, and not left to another worker."""
         try:
-            item.begin()
-            record = parse(entry[1])
-            if record.__class__ is BadRecord:
-                raise _NoRecordError(record)
-            item.open(record)
-            if self._only and not self._only(item.key):
-                self._skipped += 1
-                return
-            if self._expected:
-                self._expected.check(seq, item.key, item.place())
-            data = item.render()
-            if self._files:
-                item.doing = "write"
-                written, status = self._files.write(item.path, data)
-                self._written += written
-                if self._rows:
-                    self._rows.add(seq, item, entry[1], data, status, _clock() - since)
-            if self._texts:
-                self._texts.add(data)
-                self._full |= self._texts.size > _FULL_TEXTS
+            data = self._write(seq, entry[1], parse, since)
         except BaseException as error:
             if self._inline and isinstance(error, KeyboardInterrupt):
                 raise
-            self._note(span, seq, entry[0], item, since, failure=item.failure(error))
-            return
+            failure, error.__traceback__ = self._one.failure(error), None
+            if isinstance(error, MemoryError) and (self._rendered or self._items) and self._growth.is_over():
+                self._spent = True
+                return False  # what is in the way may be what others have left: a new worker begins with this one
+            self._take_note_of(error, seq)
+            self._note(span, seq, entry[0], self._one, since, failure=failure)
+            return True
+        if data is None:
+            self._skipped += 1
+            return True
         self._rendered += 1
         if self._orders.details:
-            self._note(span, seq, entry[0], item, since, data=data)
+            self._note(span, seq, entry[0], self._one, since, data=data)
+        return True
+
+    def _write(self, seq: int, raw: bytes, parse: Callable[[bytes], Any], since: float) -> bytes | None:
+        """The document of one record, once it is where it belongs; None for one that is not asked for."""
+        item = self._one
+        item.begin()
+        record = parse(raw)
+        if record.__class__ is BadRecord:
+            raise _NoRecordError(record)
+        item.open(record)
+        if self._only and not self._only(item.key):
+            return None
+        if self._expected:
+            self._expected.check(seq, item.key, item.place())
+        data = item.render()
+        if self._files:
+            item.doing = "write"
+            written, status = self._files.write(item.path, data)
+            self._written += written
+            if self._rows:
+                self._rows.add(seq, item, raw, data, status, _clock() - since)
+        if self._texts:
+            self._texts.add(data)
+            self._full |= self._texts.size > _FULL_TEXTS
+        return data
+
+    def _take_note_of(self, error: BaseException, seq: int) -> None:
+        """What an error means beyond its own item."""
+        number = error.errno if isinstance(error, OSError) else None
+        if number and self._one.doing == "write":
+            self._refusals[number] += 1
+        if number in _SPENT and not self._inline:
+            self._spent = self._full = True
+            self._worker.give_way()
+        if self._orders.retry_on is not None and may_pass(error, self._orders.retry_on):
+            self._passing.append(seq)
+            self._weight += 9
 
     def _note(
         self,

@@ -19,6 +19,7 @@ from conftest import STATE
 
 import chora_mp
 from chora_mp import BatchResult, ItemResult, Job, JobError, SourceError, batch_generate, batch_generate_stream
+from chora_mp.policy import Errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -251,7 +252,7 @@ def test_a_mapping_that_raises_fails_alone(tmp_path: Path) -> None:
 def test_fail_fast_reaches_no_further(project: Project) -> None:
     """The first failure ends the run; the counts add up."""
     project.records({"nome": "x"}, *({"name": f"n{number}"} for number in range(20_000)))
-    result = batch_generate(Job.load(project.job()).replace(policy="fail-fast"))
+    result = batch_generate(Job.load(project.job()).replace(errors=Errors("fail-fast")))
     assert 1 == result.failed
     assert result.not_reached > 0
     assert 20_001 == result.total == result.successful + result.failed + result.not_reached

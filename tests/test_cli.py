@@ -35,7 +35,7 @@ BOUND = 30.0
 
 SUMMARY_FIELDS = [
     "job", "run_id", "total", "successful", "failed", "unchanged", "not_reached", "pruned", "orphaned",
-    "duration_s", "items_per_s", "bytes_written", "workers", "sizing", "failures",
+    "duration_s", "items_per_s", "bytes_written", "workers", "sizing", "stopped", "notes", "failures",
 ]  # fmt: skip
 
 # Every item leaves a mark, then waits for the file `go`: tests open the gate when they have seen enough.

@@ -59,3 +59,16 @@ def test_the_layers_of_the_architecture_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     modules = {path.stem for path in (ROOT / "chora_mp").glob("*.py")} - {"__init__", "__main__", "version"}
     assert set() == {name for name in modules if f"`{name}`" not in text}
+
+
+FAULTS = ("crashes", "hangs", "memory", "signals", "orphans", "disks", "streams")
+
+
+def test_every_fault_has_its_test() -> None:
+    """What docs/reliability.md names is there, and every test of the faults is named in it."""
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    named = set(re.findall(r"`(test_\w+)`", text))
+    sources = {path.stem: path.read_text() for path in (ROOT / "tests").glob("test_*.py")}
+    tests = {name: set(re.findall(r"^def (test_\w+)", source, re.MULTILINE)) for name, source in sources.items()}
+    assert set() == named - set().union(*tests.values())
+    assert set() == set().union(*(tests[f"test_{name}"] for name in FAULTS)) - named

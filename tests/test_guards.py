@@ -21,11 +21,11 @@ PACKAGE = Path(chora_mp.__file__).parent
 
 LAYERS = [
     {"version", "errors", "records", "events"},
-    {"sizing", "units", "failures", "selection"},
+    {"sizing", "units", "failures", "selection", "policy"},
     {"job", "yamlmerge", "yamlfile", "jobvalues", "jobsections", "jobfile"}
-    | {"machine", "environment", "bundle", "imports", "closures", "slots", "sinks", "sources"}
+    | {"machine", "environment", "bundle", "imports", "closures", "slots", "sinks", "sources", "memory"}
     | {"state", "ledger", "looks", "outputs", "claims", "findings"},
-    {"worker", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning", "dispatch"},
+    {"worker", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning", "dispatch", "watchdog"},
     {"progress"},
     {"batch", "upkeep", "ahead"},
     {"cli", "__main__"},

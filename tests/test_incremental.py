@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chora_mp import Job, JobError, LedgerError, SourceError, batch_generate, batch_generate_stream, plan, retry_failed
+from chora_mp.policy import Errors
 from chora_mp.upkeep import verify
 
 if TYPE_CHECKING:
@@ -1264,7 +1265,7 @@ def test_a_run_that_is_stopped_removes_nothing(project: Project) -> None:
     project.job('key: "{{ name }}"\nworkers: 0', template="{{ 1 // v }}")
     render(project)
     project.records({"name": "a", "v": 0}, {"name": "b", "v": 2})
-    job = loaded(project, policy="fail-fast")
+    job = loaded(project, errors=Errors("fail-fast"))
     result = batch_generate(job, prune=True)
     assert (0, 1, {"a.txt", "b.txt", "c.txt", "d.txt"}) == (result.pruned, result.not_reached, {*documents(project)})
     project.records({"name": "a", "v": 1})
@@ -1415,7 +1416,7 @@ class World:
 
     def stop(self, _: int) -> None:
         """A run that stops at the first failure."""
-        self.rendered(policy="fail-fast")
+        self.rendered(Errors("fail-fast"))
 
     def only(self, glob: str) -> None:
         """A run of some items."""
@@ -1433,9 +1434,9 @@ class World:
         """A run of all items."""
         self.rendered(prune=prune)
 
-    def rendered(self, policy: str = "collect", **wishes: Any) -> BatchResult:
+    def rendered(self, errors: Errors | None = None, **wishes: Any) -> BatchResult:
         """One run, which must do what its plan says."""
-        job = loaded(self.project, policy=policy)
+        job = loaded(self.project, errors=errors or Errors())
         planned = plan(job, **wishes)
         result = batch_generate(job, **wishes)
         todo = sum(item.seq is not None for item in planned.items)

@@ -286,10 +286,16 @@ def test_bad_sources(folder, spelled, expected):
         ("limits: []", "limits: must be a mapping (found a list); write its keys indented below it"),
         ("errors: {policy: fail_fast}", ("errors.policy: must be one of collect, fail-fast "
                                         "(found the text 'fail_fast'); did you mean 'fail-fast'?")),
-        ("errors: {retries: 3}", ("errors.retries: not available in this version (found the number 3); "
-                                 "remove it or set it to null")),
-        ("errors: {max_failures: 3}", ("errors.max_failures: not available in this version (found the number 3); "
-                                      "remove it or set it to null")),
+        ("errors: {retries: -1}", ("errors.retries: must be a whole number from 0 (found the number -1); "
+                                  "write how often to try again")),
+        ("errors: {retry_on: [no-name]}", ("errors.retry_on.0: no name of an exception (found 'no-name'); "
+                                          "write one such as TimeoutError")),
+        ("errors: {retry_on: WorkerDied}", ("errors.retry_on: a worker's death is no exception (found "
+                                           "'WorkerDied'); each is tried once more anyway, remove it")),
+        ("errors: {max_failures: -1}", ("errors.max_failures: must be a whole number from 0, or a share such as 5% "
+                                       "(found the number -1); write one of these")),
+        ("errors: {max_failures: 101%}", ("errors.max_failures: must be a whole number from 0, or a share such as 5% "
+                                         "(found the text '101%'); write one of these")),
         ("errors: {backoff: {min: 1h}}", "errors.backoff.max: less than min (found 10s after 3600s); exchange them"),
         ("errors: {backoff: {mim: 1s}}", "errors.backoff.mim: unknown key; did you mean 'min'?"),
         ("errors: {3: 4}", "errors: unknown key (found the number 3); write keys as text"),

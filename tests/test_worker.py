@@ -218,7 +218,7 @@ def test_a_second_worker_runs_what_the_first_compiled(shop):
     shop.worker({"page": "{% include 'part' %}", "part": "{{ name }}"})
     code = pickle.loads((shop.folder / "bundle.code").read_bytes())
     assert {"page", "part"} == set(code)
-    second = shop.workers[0].__class__(shop.workers[0]._orders, Slot(str(shop.folder / "slots"), 1), 1)
+    second = shop.workers[0].__class__(shop.workers[0].orders, Slot(str(shop.folder / "slots"), 1), 1)
     shop.workers.append(second)
     second.render(shop.span(*names("a")), AMPLE)
     assert {"a.txt": "a"} == shop.outputs()
@@ -522,7 +522,8 @@ def raised(name: str) -> str:
 def test_whatever_a_filter_does(shop, statement, type_, message):
     """A filter that raises, exits or recurses fails its item; the next one is rendered."""
     worker = shop.worker("{% if name == 'b' %}{{ name|fail }}{% endif %}{{ name }}", plugin=raised(statement))
-    outcome = worker.render(shop.span(*names("a", "b", "c")), AMPLE)
+    span = shop.span(*names("a", "b", "c"))
+    outcome = worker.render(span, AMPLE)
     [found] = failures(outcome)
     assert (type_, message or found.message) == (found.type, found.message)
     assert ({"a.txt": "a", "c.txt": "c"}, "page", None) == (shop.outputs(), found.template, shop.slot.read().seq)
