@@ -483,7 +483,7 @@ def test_temporary_file_that_may_not_be_removed(project: Project) -> None:
     case = slow(project, plugin=SLOW + LOSING)
     ended = case.run("-j", "1", preexec_fn=without_override)
     assert {"PermissionError"} == {type_ for type_, _ in ended.errors.values()}
-    assert set(range(49, case.count)) == set(ended.failures)
+    assert case.count - 49 == len(ended.failures)  # which ones: spans may be rendered in another order
     assert ended.code == 1
     assert "Traceback" not in ended.err
     assert sum(1 for _ in project.out.glob(".chora-??????-*")) == 1
