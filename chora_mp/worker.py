@@ -433,7 +433,8 @@ class _Pass:
         if self._rows:
             self._rows.begin(span)
         started = since = _clock()
-        end, look = started + budget, started + _LOOK_SECONDS
+        end = started + budget
+        look = min(end, started + _LOOK_SECONDS)
         done = size = 0
         for place in span.places():
             seq = span.seq + place
@@ -451,12 +452,12 @@ class _Pass:
             if not self._item(span, seq, entry, parse, since):
                 break
             done, size, since = place + 1, size + 1, _clock()
-            if since > end or self._full:
+            if self._full:
                 break
             if since > look:
-                look = since + _LOOK_SECONDS
-                if self._growth.is_over():
+                if since > end or self._growth.is_over():
                     break
+                look = min(end, since + _LOOK_SECONDS)
         self._slot.done(span.seq)
         texts = self._texts.store() if self._texts else None
         rows = self._rows.store() if self._rows else None
