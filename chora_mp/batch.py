@@ -271,10 +271,11 @@ class _Run:
 
     def _notes(self) -> Iterator[str]:
         """What a person should know of the run besides its figures."""
-        if self._dispatch is not None and self._dispatch.retried:
-            yield f"{self._dispatch.retried:,} failures were tried again"
-        if self._dispatch is not None and self._dispatch.renewed:
-            yield f"{self._dispatch.renewed:,} times a worker was replaced, because its memory had grown"
+        dispatch = self._dispatch
+        if dispatch is not None and dispatch.attempts.repeated:
+            yield f"{_count(dispatch.attempts.repeated, 'failure was', 'failures were')} tried again"
+        if dispatch is not None and dispatch.renewed:
+            yield f"{_count(dispatch.renewed, 'worker was', 'workers were')} replaced, having grown too large"
         if self._room.least < self._room.most:
             few, most = self._room.least, self._room.most
             yield f"memory ran short: at times there was room for no more than {few:,} of {most:,} workers"
@@ -385,8 +386,9 @@ class _Run:
         if plan.unchanged:
             self._tell(SpanCompleted(self.done, 0, self.total, 0))
         errors, timeout = self._job.errors, self._job.limits.timeout
-        surroundings = Surroundings(self._room, lambda: Machine.here().memory, self._tell_of_room)
-        dispatch = self._dispatch = Dispatch(crew, plan.spans, timeout, errors, surroundings)
+        machine = Surroundings(self._room, lambda: Machine.here().memory, self._tell_of_room)
+        inline = self._job.workers == 0  # where there is nothing to close
+        dispatch = self._dispatch = Dispatch(crew, plan.spans, timeout, errors, None if inline else machine)
         breaker = Breaker(errors)
         todo = None if plan.total is None else plan.total - plan.unchanged
         for answer in dispatch.run():
@@ -400,7 +402,7 @@ class _Run:
             self._stopped = self._stopped or breaker.judge(answer[1], todo)
             if self._stopped:
                 dispatch.stop()
-            self._tell(SpanCompleted(self.done, self._failed, self.total, len(crew.seats), dispatch.waiting))
+            self._tell(SpanCompleted(self.done, self._failed, self.total, len(crew.seats), dispatch.attempts.waiting))
             yield items
         if self._interrupted():
             raise Interrupted(
@@ -474,6 +476,10 @@ def _own_files(state: State) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{shown(error.filename or state.scratch)}: {error.strerror or error}") from None
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _place(item: ItemResult, span: Span) -> int | None:

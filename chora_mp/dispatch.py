@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
 from concurrent.futures import BrokenExecutor, Future, as_completed
-from dataclasses import dataclass, replace
-from heapq import heappop, heappush
-from itertools import count
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from chora_mp.attempts import Attempts
 from chora_mp.errors import WorkerError
-from chora_mp.policy import Errors, pause
+from chora_mp.policy import Errors
 from chora_mp.records import Failure, ItemResult, Outcome, Place, Span
 from chora_mp.watchdog import Watchdog
 
@@ -90,27 +88,6 @@ class Pace:
         return max(self._seconds / self._items, 1e-6)
 
 
-@dataclass(slots=True)
-class _Past:
-    """How often a record's worker has died at it, and how often it has failed and was to be tried again."""
-
-    deaths: int = 0
-    failures: int = 0
-
-    @property
-    def tries(self) -> int:
-        return self.deaths + self.failures
-
-
-class _Waiting(NamedTuple):
-    """Records that failed and are tried again when it is time (`due`, on the clock); `items`: how they failed."""
-
-    due: float
-    number: int
-    span: Span
-    items: tuple[ItemResult, ...]
-
-
 class Surroundings(NamedTuple):
     """The machine's memory: the rule for how many seats there is `room`, the bytes `free` now, and who is told.
 
@@ -141,6 +118,7 @@ class Dispatch:
         self._crew = crew
         self._spans = spans
         self._errors = errors
+        self.attempts = Attempts(errors, clock)
         self._surroundings = surroundings
         self._clock, self._sleep = clock, sleep
         self._watchdog = Watchdog(crew, timeout, clock)
@@ -148,9 +126,6 @@ class Dispatch:
         self._seat_seconds = _SEAT_SECONDS
         self._window: dict[Future[Any], _Task] = {}
         self._load: Counter[int] = Counter()
-        self._past: dict[int, _Past] = {}
-        self._waiting: list[_Waiting] = []
-        self._numbers = count()
         self._leaving: set[int] = set()
         self._sacrificed: set[int] = set()
         self._narrow = False
@@ -159,19 +134,14 @@ class Dispatch:
         self._stopping = False
         self._source_error: Exception | None = None
         self._deadline = float("inf")
-        self.retried = self.renewed = 0
-        """Items that were tried again, and workers that were replaced because they had grown."""
+        self.renewed = 0
+        """How many workers were replaced because they had grown."""
 
     def stop(self, seconds: float = float("inf")) -> None:
         """Hand out nothing more; what is in work has so many seconds to end."""
         if not self._stopping:
             self._stopping = True
             self._deadline = self._clock() + seconds
-
-    @property
-    def waiting(self) -> int:
-        """How many items wait to be tried again."""
-        return sum(entry.span.count for entry in self._waiting)
 
     def run(self) -> Iterator[tuple[Span, Outcome] | None]:
         """What became of each span, as completed; an outcome speaks of the span's first `done` records.
@@ -182,15 +152,15 @@ class Dispatch:
         iterable raise, the latter after the outcomes of the records before.
         """
         while True:
-            self._bring_back()
+            if not self._stopping:
+                for span in self.attempts.due():
+                    self._spans.give_back([span])
             if not (self._spans.slow and any(future.done() for future in self._window)):
                 self._fill()
-            if self._clock() > self._deadline or not (self._window or (self._waiting and not self._stopping)):
+            if self._clock() > self._deadline or not (self._window or (self.attempts.waiting and not self._stopping)):
                 break
             yield from self._wait()
-        for entry in self._waiting:
-            if entry.items:
-                yield entry.span, self._given_up(entry)
+        yield from self.attempts.given_up()
         if self._source_error:
             raise self._source_error
 
@@ -305,7 +275,9 @@ class Dispatch:
         self._pace.learn(outcome)
         if outcome.done < task.span.count:
             self._spans.give_back([task.span.after(outcome.done)])
-        yield task.span, self._with_tries(task.span, *self._put_off(task.span, outcome))
+        if not self._stopping:
+            outcome = self.attempts.put_off_some(task.span, outcome)
+        yield task.span, self.attempts.counted(task.span, outcome)
 
     def _let_go(self, seat: Seat) -> None:
         """Close a seat that is to leave, once it has nothing to do."""
@@ -313,53 +285,6 @@ class Dispatch:
             self._leaving.discard(seat.number)
             del self._load[seat.number]
             self._crew.retire(seat)
-
-    def _put_off(self, span: Span, outcome: Outcome) -> tuple[Outcome, set[int]]:
-        """The outcome without the failures that are tried again later, and their records' numbers."""
-        again = [seq for seq in outcome.passing if self._may_be_tried_again(seq)]
-        if not again:
-            return outcome, set()
-        items = {item.seq: item for item in outcome.items}
-        for run in _runs(again):
-            failed = tuple(items.pop(seq) for seq in run)
-            self._wait_for(span.after(run[0] - span.seq).first(len(run)), failed)
-        rest = tuple(items.values())
-        return replace(outcome, items=rest, unpicked=outcome.unpicked + len(again)), set(again)
-
-    def _may_be_tried_again(self, seq: int) -> bool:
-        past = self._past.get(seq)
-        return not self._stopping and (past.failures if past else 0) < self._errors.retries
-
-    def _wait_for(self, span: Span, items: tuple[ItemResult, ...]) -> None:
-        """Have the records of `span`, all of which failed, tried again after a while."""
-        for seq in range(span.seq, span.seq + span.count):
-            self._past.setdefault(seq, _Past()).failures += 1
-        due = self._clock() + pause(self._past[span.seq].failures, self._errors.backoff, random.random)
-        heappush(self._waiting, _Waiting(due, next(self._numbers), span, items))
-
-    def _bring_back(self) -> None:
-        """Hand out next what has waited long enough."""
-        while self._waiting and not self._stopping and self._waiting[0].due <= self._clock():
-            span = heappop(self._waiting).span
-            self.retried += span.count
-            self._spans.give_back([span])
-
-    def _given_up(self, entry: _Waiting) -> Outcome:
-        """What became of records whose next attempt the run did not get to."""
-        items = tuple(replace(item, attempts=self._past[item.seq].tries) for item in entry.items)
-        return Outcome(entry.span.count, 0, 0, 0, 0.0, items)
-
-    def _with_tries(self, span: Span, outcome: Outcome, put_off: set[int]) -> Outcome:
-        """The outcome with how often its items were tried, where more than once; they have no past any more."""
-        if not self._past:
-            return outcome
-        seqs = range(span.seq, span.seq + outcome.done)
-        few, many = (self._past, seqs) if len(self._past) < len(seqs) else (seqs, self._past)
-        tries = {seq: 1 + self._past[seq].tries for seq in few if seq in many and seq not in put_off}
-        for seq in tries:
-            del self._past[seq]
-        items = tuple(replace(item, attempts=tries[item.seq]) if item.seq in tries else item for item in outcome.items)
-        return replace(outcome, items=items, tries=tuple(tries.items()))
 
     # -- deaths
 
@@ -429,23 +354,20 @@ class Dispatch:
         before = note.seq - span.seq
         culprit, rest = span.after(before).first(1), span.after(before + 1)
         verdict, late = None, overdue == note
-        past = self._past.get(note.seq, _Past())
-        if late and _TIMEOUT in self._errors.retry_on and self._may_be_tried_again(note.seq):
-            self._wait_for(culprit, ())
+        if late and self._may_time_out_again(note.seq):
+            self.attempts.put_off(culprit)
         elif late:
             words = f"the item took longer than {self._watchdog.timeout:g} s; its worker was killed"
             verdict = Failure(_TIMEOUT, words)
-            past.failures += 1
-        elif overdue is None:
-            past.deaths += 1
-            self._past[note.seq] = past
-            if past.deaths >= _MOST_DEATHS:
-                verdict = Failure("WorkerDied", f"the worker {ending} while it rendered the item")
+        elif overdue is None and self.attempts.note_death(note.seq) >= _MOST_DEATHS:
+            verdict = Failure("WorkerDied", f"the worker {ending} while it rendered the item")
         parts = [span.first(before), *([] if verdict or late else [culprit]), rest]
         self._spans.give_back([part for part in parts if part.count])
         if verdict:
-            self._past.pop(note.seq, None)
-            self._identify(culprit, verdict, past.tries)
+            self._identify(culprit, verdict, self.attempts.give_up(note.seq) + late)
+
+    def _may_time_out_again(self, seq: int) -> bool:
+        return _TIMEOUT in self._errors.retry_on and not self._stopping and self.attempts.may_repeat(seq)
 
     def _identify(self, culprit: Span, verdict: Failure, attempts: int) -> None:
         """Give up on a record; a worker that has done no wrong is asked for its name."""
@@ -465,9 +387,8 @@ class Dispatch:
         tick = self._quiet_tick()
         if self._narrow:
             tick = min(tick, _NARROW_TICK)
-        if self._waiting and not self._stopping:
-            tick = min(tick, max(_SLOW_TICK, self._waiting[0].due - self._clock()))
-        return tick
+        due = None if self._stopping else self.attempts.seconds()
+        return tick if due is None else min(tick, max(_SLOW_TICK, due))
 
     def _quiet_tick(self) -> float:
         if self._spans.slow and not self._stopping:
@@ -508,18 +429,6 @@ def _completed(window: Iterable[Future[Any]], seconds: float) -> Iterator[Future
         yield from as_completed(window, seconds)
     except TimeoutError:
         return
-
-
-def _runs(seqs: list[int]) -> Iterator[list[int]]:
-    """Numbers that count up, parted where one is left out."""
-    run: list[int] = []
-    for seq in seqs:
-        if run and seq != run[-1] + 1:
-            yield run
-            run = []
-        run.append(seq)
-    if run:
-        yield run
 
 
 def _condemned(task: _Task, key: str, path: str, line: int | None) -> Outcome:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from chora_mp.records import ScanOrders
-    from chora_mp.worker import Renderer
+    from chora_mp.renderer import Renderer
 
     Filled = Callable[[dict[str, Any]], str]
     Known = Mapping[bytes, tuple[int, int]]

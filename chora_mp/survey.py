@@ -17,7 +17,7 @@ from chora_mp.closures import normal_or_none
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from chora_mp.worker import Renderer
+    from chora_mp.renderer import Renderer
 
 _GUARDS = {"defined", "undefined"}
 _DEFAULTS = {"default", "d"}

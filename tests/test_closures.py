@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chora_mp.bundle import digest_of, take_bundle
 from chora_mp.job import JinjaOptions, Job, Output
-from chora_mp.worker import Renderer
+from chora_mp.renderer import Renderer
 
 if TYPE_CHECKING:
     from pathlib import Path

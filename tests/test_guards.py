@@ -25,7 +25,8 @@ LAYERS = [
     {"job", "yamlmerge", "yamlfile", "jobvalues", "jobsections", "jobfile"}
     | {"machine", "environment", "bundle", "imports", "closures", "slots", "sinks", "sources", "memory"}
     | {"state", "ledger", "looks", "outputs", "claims", "findings"},
-    {"worker", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning", "dispatch", "watchdog"},
+    {"worker", "renderer", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning"}
+    | {"dispatch", "attempts", "watchdog"},
     {"progress"},
     {"batch", "upkeep", "ahead"},
     {"cli", "__main__"},

@@ -17,12 +17,12 @@ from chora_mp.claims import NOTHING, Claims
 from chora_mp.findings import CHOSEN, CLAIMS, LEFT_OUT, NEVER_KNOWN, UNKEYED, Findings
 from chora_mp.job import Job, Output
 from chora_mp.records import BadRecord, Input, ScanOrders
+from chora_mp.renderer import Renderer
 from chora_mp.scan import Scan
 from chora_mp.selection import Selection
 from chora_mp.sources import jsonl, spool
 from chora_mp.sources.chunks import digest
 from chora_mp.sources.spool import frame
-from chora_mp.worker import Renderer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
