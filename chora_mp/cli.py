@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from chora_mp.sizing import Sizing
 
 PROGRAM = "chora-mp"
+# Keys, paths and messages are the data's: none of them may move the cursor, or tell the terminal what to do.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -277,9 +279,29 @@ def generators() -> None:
 def main() -> None:
     """Run the command and exit; no error reaches the person as a traceback."""
     gc.disable()  # while all is imported, none of which is garbage: 10 ms
-    code = _run()
+    try:
+        code = _run()
+        _ignore_signals()  # there is nothing left to be stopped
+    except KeyboardInterrupt:
+        code = Interrupted.exit_code
+    if code == Interrupted.exit_code:
+        # Where Ctrl-C comes while Python runs `exec` on a text, as named tuples and dataclasses do, it remembers that
+        # and ends by the signal, whatever we exit with. Nothing of ours waits for the interpreter's end.
+        _flush()
+        os._exit(code)
     gc.freeze()  # what is there now goes with the process, and need not be looked through for that: 30 ms
     sys.exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _run() -> int:
@@ -323,7 +345,7 @@ def _say(text: str, *, err: bool = False) -> None:
     """Print a line. Whoever read it may be gone (`| head`): that is no error, and ends nothing but the printing."""
     stream = sys.stderr if err else sys.stdout
     try:
-        click.echo(text, file=stream)
+        click.echo(text.translate(_CONTROLS), file=stream)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except OSError as error:
@@ -418,8 +440,7 @@ class _Signals:
 
     def _take(self, *_: object) -> None:
         if self._received or (self._inline and not self._rendering):
-            for signal_number in self._before:  # who keeps pressing must not interrupt the clearing up
-                signal.signal(signal_number, signal.SIG_IGN)
+            _ignore_signals()  # who keeps pressing must not interrupt the clearing up
             self._before = {}
             raise KeyboardInterrupt
         self._received = True

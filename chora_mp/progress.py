@@ -263,7 +263,8 @@ def _label(item: ItemResult) -> str:
     if item.source is None:
         return item.key
     place = f"{item.source.file}:{item.source.line}" if item.source.line else item.source.file
-    return place if item.key.startswith(place) else f"{item.key} ({place})"
+    key = item.key.replace("\n", "\\n")
+    return place if key.startswith(place) else f"{key} ({place})"
 
 
 def _why(result: BatchResult) -> str:

@@ -295,6 +295,17 @@ def test_quiet(project: Project) -> None:
     assert (1, "", expected) == (done.returncode, done.stdout, done.stderr.splitlines())
 
 
+def test_data_cannot_talk_to_the_terminal(project: Project) -> None:
+    """Escape sequences and line breaks in keys and messages are shown, not sent."""
+    project.records({"name": "a\x1b]0;title\x07", "n": 0}, {"name": "two\nlines", "n": 0})
+    project.job('key: "{{ name }}"', template="{{ name.missing }}", path="{{ name|length }}.txt")
+    done = project.run("render", "job.yaml")
+    assert 1 == done.returncode
+    assert "\x1b" not in done.stdout + done.stderr
+    assert r"a\x1b]0;title\x07 (data.jsonl:1)" in done.stdout
+    assert r"two\nlines (data.jsonl:2)" in done.stdout
+
+
 def test_summary_on_stdout(project: Project) -> None:
     """With `--summary -` stdout is JSON with the fields of the contract, and people read stderr."""
     project.records(*named(3), {})
