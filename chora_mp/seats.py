@@ -240,6 +240,8 @@ def start(orders: Orders, slots: str, seat: int, semaphores: list[str]) -> None:
         _worker = Worker(orders, slot, seat)
     except OSError as error:  # an initializer that raises leaves a traceback on the screen and a pool that is broken
         _worker = WorkerError(f"a worker cannot start: {error}")
+    except MemoryError:
+        _worker = _out_of_memory("start")
 
 
 def call(name: str, *arguments: Any) -> Any:
@@ -251,9 +253,15 @@ def call(name: str, *arguments: Any) -> Any:
         return method(*arguments)
     except ChoraError:
         raise
+    except MemoryError:
+        raise _out_of_memory(name) from None
     except BaseException as error:  # noqa: BLE001
         text = str(error).encode("utf-8", "backslashreplace").decode()
         raise WorkerError(f"{name}: {type(error).__name__}: {text}") from None
+
+
+def _out_of_memory(doing: str) -> WorkerError:
+    return WorkerError(f"a worker has no memory left (in {doing!r}); give limits.memory_per_item more, or leave it out")
 
 
 def _settle_in() -> None:

@@ -37,6 +37,17 @@ def test_a_greedy_item_fails_alone(project: Project, what: str) -> None:
 
 
 @linux
+def test_a_cap_that_nobody_can_work_with(project: Project) -> None:
+    """The run ends with one line that says what to do."""
+    case = Case(project, 20, more="limits: {memory_per_item: 1KB}")
+    done = case.run()
+    done.assert_tidy()
+    assert 2 == done.code
+    assert "a worker has no memory left (in " in done.err
+    assert "give limits.memory_per_item more, or leave it out" in done.err
+
+
+@linux
 def test_a_greedy_template_fails_its_item(project: Project) -> None:
     """What the template language itself can ask for, with the number from the record."""
     template = "{{ name }} is {% for n in range(20) %}{{ n * number }},{% endfor %}{{ fault * 700000000 }}"
