@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from chora_mp.policy import pause
 from chora_mp.records import ItemResult, Outcome, Span
+from chora_mp.sources.spool import cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +68,8 @@ class Attempts:
 
     def put_off(self, span: Span, items: tuple[ItemResult, ...] = ()) -> None:
         """Have the records of `span`, all of which failed, tried again after a while."""
+        if span.data is not None:  # it has all the records of a larger one
+            span = replace(span, data=cut(span.data, span.skip, span.count), skip=0)
         for seq in range(span.seq, span.seq + span.count):
             self._past.setdefault(seq, _Past()).failures += 1
         due = self._clock() + pause(self._past[span.seq].failures, self._errors.backoff, random.random)

@@ -274,6 +274,11 @@ class _Run:
         dispatch = self._dispatch
         if dispatch is not None and dispatch.attempts.repeated:
             yield f"{_count(dispatch.attempts.repeated, 'failure was', 'failures were')} tried again"
+        if dispatch is not None and dispatch.cut_off:
+            records = ", ".join(f"{seq + 1:,}" for seq in dispatch.cut_off)
+            yield f"in work when time was up: record {records}"
+        if dispatch is not None and dispatch.died:
+            yield f"{_count(dispatch.died, 'worker', 'workers')} died and had another in their place"
         if dispatch is not None and dispatch.renewed:
             yield f"{_count(dispatch.renewed, 'worker was', 'workers were')} replaced, having grown too large"
         if self._room.least < self._room.most:

@@ -280,7 +280,8 @@ def main() -> None:
     """Run the command and exit; no error reaches the person as a traceback."""
     gc.disable()  # while all is imported, none of which is garbage: 10 ms
     try:
-        code = _run()
+        _ready_standard_streams()
+        code = _run() if _stands_somewhere() else ChoraError.exit_code
         _ignore_signals()  # there is nothing left to be stopped
     except KeyboardInterrupt:
         code = Interrupted.exit_code
@@ -305,7 +306,6 @@ def _ignore_signals() -> None:
 
 
 def _run() -> int:
-    _ready_standard_streams()
     try:
         cli(prog_name=PROGRAM, standalone_mode=False)
     except SystemExit as end:
@@ -322,6 +322,16 @@ def _run() -> int:
     except Exception as error:  # noqa: BLE001
         return _bug(error)
     return 0
+
+
+def _stands_somewhere() -> bool:
+    """Whether the current folder is there; says so if not."""
+    try:
+        os.getcwd()
+        return True
+    except OSError:
+        _complain("the current folder is gone; change to one that is there")
+        return False
 
 
 def _ready_standard_streams() -> None:
@@ -384,7 +394,9 @@ def _job(path: str, options: dict[str, Any]) -> Job:
     changes: dict[str, Any] = {"context": {**job.context, **dict(options["defines"])}}
     if options["jobs"] is not None:
         changes["workers"] = options["jobs"]
-    errors = {name: options[name] for name in ("retries",) if options.get(name) is not None}
+    errors: dict[str, Any] = {}
+    if options.get("retries") is not None:
+        errors["retries"] = options["retries"]
     if options["fail_fast"]:
         errors["policy"] = "fail-fast"
     if options.get("max_failures") is not None:
@@ -445,7 +457,7 @@ class _Signals:
             raise KeyboardInterrupt
         self._received = True
         if self._rendering:
-            _complain("stopping; what is in work is finished (once more to stop at once)")
+            _complain("stopping; what is in work is finished, within 10 s (once more to stop at once)")
 
 
 @contextlib.contextmanager

@@ -125,6 +125,7 @@ class Crew:
             self.open()
         asked: dict[Future[Any], tuple[int, Seat, tuple[Any, ...]]] = {}
         answers: dict[int, Any] = {}
+        lost: set[int] = set()
         following = 0
         while waiting or asked:
             while waiting and len(asked) < len(self.seats) * self.lane.depth:
@@ -141,21 +142,19 @@ class Crew:
                 raise TimeoutError
             for future in done:
                 number, seat, task = asked.pop(future)
-                answers[number] = self._answer(seat, task, future)
+                try:
+                    answers[number] = future.result()
+                except BrokenExecutor:
+                    self._ask_once_more(seat, task, again=number in lost)
+                    lost.add(number)
+                    waiting.appendleft((number, task))
             while following in answers:
                 yield answers.pop(following)
                 following += 1
 
-    def _answer(self, seat: Seat, task: tuple[Any, ...], future: Future[Any]) -> Any:
-        try:
-            return future.result()
-        except BrokenExecutor:
-            if seat in self.seats:
-                self.replace(seat)
-        # Once more: nothing is lost by asking again, and it may have been killed from outside.
-        seat = self.seats[-1]
-        try:
-            return seat.submit(*task).result()
-        except BrokenExecutor:
-            self.seats.remove(seat)
-            raise WorkerError(f"the worker {seat.bury().words} in {task[0]!r}, before anything was rendered") from None
+    def _ask_once_more(self, seat: Seat, task: tuple[Any, ...], *, again: bool) -> None:
+        """Have another worker do what one has died of: it may have been killed from outside. Raises `WorkerError`."""
+        ending = self.replace(seat) if seat in self.seats else None
+        if again:
+            words = ending.words if ending else "ended"
+            raise WorkerError(f"the worker {words} in {task[0]!r}, before anything was rendered")

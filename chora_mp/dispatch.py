@@ -31,10 +31,12 @@ _MOST_COUNT = 20_000
 _SEAT_SECONDS = 0.05  # what a further seat costs: 10 ms to open, the rest to load the bundle and warm up
 _MOST_DEATHS = 2
 _MOST_STILLBORN = 3
+_MOST_ORPHANED = 5  # a fork server that is ended takes all workers along, so that nobody is blamed at first
 _IDLE_TICK = 0.5  # seconds between looks at the slots, and at free memory (0.8 ms)
 _NARROW_TICK = 0.1  # … where there is not much of it left
 _SLOW_TICK, _MOST_SLOW_TICK = 0.02, 1.0  # what a slow source's next record waits for the last one's result
 _LEAST_SECONDS = 0.002  # no span shorter than this at the end, or handing over costs more than it levels
+_MOST_WAITING = 10_000  # records that are to be tried again; nothing new is begun then, or memory would not stay flat
 _TIMEOUT = "Timeout"
 
 
@@ -130,17 +132,20 @@ class Dispatch:
         self._sacrificed: set[int] = set()
         self._narrow = False
         self._losses: Counter[tuple[int, int]] = Counter()
+        self._orphaned: Counter[int] = Counter()
         self._stillborn = 0
         self._stopping = False
         self._source_error: Exception | None = None
         self._deadline = float("inf")
-        self.renewed = 0
-        """How many workers were replaced because they had grown."""
+        self.died = self.renewed = 0
+        """How many workers have died, not by our hand; how many were replaced because they had grown."""
+        self.cut_off: list[int] = []
+        """The records that were in work when a run that was stopped ran out of patience."""
 
     def stop(self, seconds: float = float("inf")) -> None:
-        """Hand out nothing more; what is in work has so many seconds to end."""
-        if not self._stopping:
-            self._stopping = True
+        """Hand out nothing more; what is in work has so many seconds to end, from the first time that it is so told."""
+        self._stopping = True
+        if self._deadline == float("inf"):
             self._deadline = self._clock() + seconds
 
     def run(self) -> Iterator[tuple[Span, Outcome] | None]:
@@ -160,6 +165,9 @@ class Dispatch:
             if self._clock() > self._deadline or not (self._window or (self.attempts.waiting and not self._stopping)):
                 break
             yield from self._wait()
+        if self._window:
+            notes = [seat.note() for seat in self._crew.seats]
+            self.cut_off = sorted(note.seq for note in notes if note.seq is not None)
         yield from self.attempts.given_up()
         if self._source_error:
             raise self._source_error
@@ -182,7 +190,7 @@ class Dispatch:
     # -- handing out
 
     def _fill(self) -> None:
-        if self._stopping or self._first_result_is_due():
+        if self._stopping or self.attempts.waiting > _MOST_WAITING or self._first_result_is_due():
             return
         for depth in range(1, self._crew.lane.depth + 1):
             for seat in tuple(self._crew.seats):
@@ -305,10 +313,18 @@ class Dispatch:
         if getting_ready:
             seconds = self._watchdog.start_seconds()
             ending = ending._replace(words=f"did not get ready within {seconds:g} s and was killed")
-        if sacrificed or ending.orphaned:
+        self.died += overdue is None and not sacrificed
+        if sacrificed or (ending.orphaned and not self._is_suspect(tasks, note)):
             self._start_over(tasks)
         elif tasks:
             yield from self._apportion(tasks, note, overdue, ending.words)
+
+    def _is_suspect(self, tasks: list[_Task], note: Note) -> bool:
+        """Whether the fork server has ended so often while this worker was at one item that it is no accident."""
+        if not tasks or note.seq is None or tasks[0].verdict:
+            return False
+        self._orphaned[note.seq] += 1
+        return self._orphaned[note.seq] >= _MOST_ORPHANED
 
     def _start_over(self, tasks: list[_Task]) -> None:
         """Hand out again what a worker had that died by no fault of its own."""
@@ -322,13 +338,10 @@ class Dispatch:
     ) -> Iterator[tuple[Span, Outcome]]:
         """Find out who is to blame for a death."""
         oldest, *waiting = tasks  # the one that it was at; what waited behind is as it was
-        for task in tasks:
-            if task.verdict:
-                yield task.span, _condemned(task, "", "", None)
-        self._spans.give_back([task.span for task in waiting if not task.verdict])
+        self._start_over(waiting)
         if oldest.verdict:
-            return
-        if note.seq is not None and oldest.span.seq == note.span:
+            yield oldest.span, _condemned(oldest, "", "", None)
+        elif note.seq is not None and oldest.span.seq == note.span:
             self._blame(oldest.span, note, overdue, ending)
         else:
             self._mourn(oldest.span, ending, rendered=note.span == oldest.span.seq)
@@ -346,7 +359,8 @@ class Dispatch:
             self._spans.give_back([span.first(half), span.after(half)])
         else:
             verdict = Failure("WorkerDied", f"the worker {ending} after it rendered the item")
-            self._identify(span.after(span.places()[0]), verdict, _MOST_DEATHS)
+            culprit = span.after(span.places()[0])
+            self._identify(culprit, verdict, self.attempts.give_up(culprit.seq) + _MOST_DEATHS)
 
     def _blame(self, span: Span, note: Note, overdue: Note | None, ending: str) -> None:
         """Part the span at the record that the worker was at: it alone may be guilty."""

@@ -6,6 +6,7 @@ Nothing of `multiprocessing` is imported before a process is wanted: a run that 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -144,6 +145,7 @@ class ProcessSeat:
     def bury(self) -> Ending:
         """Wait for the end of a worker that died or was killed, remove what it left; how it ended."""
         process = self._context.process
+        self.kill()  # one that has lost its end of the pipes has broken the executor, and may live
         self._shut_down()
         self._forget_names(self._context.semaphores)
         code = None
@@ -223,7 +225,8 @@ class ProcessLane:
                 self._server = seats.Server.next()
             return ProcessSeat(self._numbers(), self._orders, self._slots, self._server)
         except OSError as error:
-            raise WorkerError(f"cannot open a seat for a worker: {error}") from None
+            where = " (its semaphores are in /dev/shm)" if error.errno == errno.ENOSPC and not error.filename else ""
+            raise WorkerError(f"cannot start a worker: {error}{where}") from None
 
     def close(self) -> None:
         """End the fork server."""

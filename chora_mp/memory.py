@@ -6,53 +6,66 @@ import contextlib
 import os
 import resource
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Pages in /proc/self/statm, see proc_pid_statm(5): `data` is what RLIMIT_DATA limits, and the stack.
 _RESIDENT, _DATA = 1, 5
 _PAGE = resource.getpagesize()
 
 
-def resident() -> int:
-    """Bytes of memory that this process has in use; 0 where that cannot be told."""
-    return _pages(_RESIDENT)
+class Allowance:
+    """What this process may take for items: bytes on top of what it has before the first, where there is a `cap`.
 
-
-class Growth:
-    """By how much this process has grown since its first item.
-
-    `most`: the bytes after which another had better take its place; None: it may have them all. Where it is `capped`,
-    what counts is what the cap counts.
+    `growth`: bytes by which it may grow before another process had better take its place; None: it may have them all.
     """
 
-    def __init__(self, most: int | None, *, capped: bool) -> None:
-        self._most = most
-        self._column = _DATA if capped else _RESIDENT
-        self._before = -1
+    def __init__(self, cap: int | None, growth: int | None) -> None:
+        self._cap = cap if sys.platform == "linux" else None
+        self._growth = growth
+        self._column = _DATA if cap is not None else _RESIDENT  # what is capped is what counts
+        self._before: int | None = None
 
     def begin(self) -> None:
         """Note that items come from now on."""
-        if self._before < 0:
+        if self._before is None:
             self._before = _pages(self._column)
+
+    def grown(self) -> int:
+        """Bytes by which the process has grown since then."""
+        return _pages(self._column) - (self._before or 0)
 
     def is_over(self) -> bool:
         """Whether it has grown by too much."""
-        return self._most is not None and _pages(self._column) - self._before > self._most
+        return self._growth is not None and self.grown() > self._growth
 
+    @contextlib.contextmanager
+    def capped(self) -> Iterator[None]:
+        """Hold this process to its cap while the block runs: beyond it, Python raises `MemoryError`.
 
-def cap(more: int) -> None:
-    """Let this process take so many bytes more than it has now, and no further: then Python raises `MemoryError`.
+        RLIMIT_DATA counts what is allocated (since Linux 4.7 also by mmap), and not what is only mapped, such as the
+        libraries: RLIMIT_AS would count those too, which differ from one machine to the other.
+        """
+        if self._cap is None:
+            yield
+            return
+        self.tighten()
+        try:
+            yield
+        finally:
+            self.loosen()
 
-    RLIMIT_DATA counts what is allocated (since Linux 4.7 also by mmap), and not what is only mapped, such as the
-    libraries: RLIMIT_AS would count those too, which differ from one machine to the other.
-    """
-    if sys.platform == "linux":
-        _limit(_pages(_DATA) + more)
+    def tighten(self) -> None:
+        """Hold this process to its cap, until `loosen`."""
+        if self._cap is not None:
+            _limit((_pages(_DATA) if self._before is None else self._before) + self._cap)
 
-
-def lift_cap() -> None:
-    """Let this process take as much as there is."""
-    if sys.platform == "linux":
-        _limit(resource.RLIM_INFINITY)
+    def loosen(self) -> None:
+        """Let this process take as much as there is."""
+        if self._cap is not None:
+            _limit(resource.RLIM_INFINITY)
 
 
 def _limit(wanted: int) -> None:

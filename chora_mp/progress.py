@@ -51,8 +51,8 @@ class PlainProgress:
         rate = (event.done - self._before) / max(self._clock() - self._started, 1e-9)
         parts = [f"{event.done:,} of {event.total:,}" if event.total is not None else f"{event.done:,}"]
         parts.append(f"{rate:,.0f}/s")
-        if event.total is not None:
-            parts.append(f"{duration((event.total - event.done) / max(rate, 1e-9))} left")
+        if event.total is not None and rate:
+            parts.append(f"{duration((event.total - event.done) / rate)} left")
         if event.failed:
             parts.append(f"{event.failed:,} failed")
         if event.waiting:

@@ -114,7 +114,7 @@ class Renderer:
             problems.append(failures.syntax_problem(error, path))
             return []
         except Exception as error:  # noqa: BLE001  (constant folding runs filters, an extension its own code)
-            problems.append(f"{path}: {type(error).__name__}: {error}")
+            problems.append(f"{path}: {type(error).__name__}: {str(error) or 'no reason given'}")
             return []
         self._code[name] = marshal.dumps(code)
         return found

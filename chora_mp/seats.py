@@ -21,7 +21,7 @@ import tempfile
 import time
 from multiprocessing import context, forkserver, popen_forkserver, process, resource_tracker, spawn, synchronize, util
 from multiprocessing.reduction import ForkingPickler
-from threading import Timer
+from threading import RLock, Timer
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.errors import ChoraError, WorkerError
@@ -42,6 +42,9 @@ _END_SECONDS = 1.0  # what a server may take to end; it takes a millisecond
 
 _ahead: list[Server] = []
 
+# Starting a server or a worker changes, for a moment, what belongs to the whole process: runs in other threads wait.
+_starting = RLock()
+
 
 class Server:
     """The fork server of one run. Started by the first worker if not before, ended by `stop`."""
@@ -50,7 +53,7 @@ class Server:
     def start_ahead() -> None:
         """Start the server of this process's next run, while there are other things still to be got ready."""
         server = Server()
-        with _shield(), _environment():
+        with _starting, _shield(), _environment():
             server._start()
         _ahead.append(server)
 
@@ -63,12 +66,16 @@ class Server:
         self._server = forkserver.ForkServer()
         self._socket: int | None = None
         self._server.set_forkserver_preload(["chora_mp.worker", "chora_mp.seats"])
-        with _environment(), _shield():  # the first queue of an executor would start the resource tracker without
+        with (
+            _starting,
+            _environment(),
+            _shield(),
+        ):  # the first queue of an executor would start the resource tracker without
             resource_tracker.ensure_running()
 
     def new_process(self, descriptors: list[int]) -> tuple[int, int]:
         """Have a process forked; the ends of its status and data pipes."""
-        with _shield(), _environment():
+        with _starting, _shield(), _environment():
             self._start()
             return self._server.connect_to_new_process(descriptors)
 
@@ -224,7 +231,6 @@ def forget_names(semaphores: list[str]) -> None:
 def start(orders: Orders, slots: str, seat: int, semaphores: list[str]) -> None:
     """Make this process the worker of `seat`: the first thing it is told. What is wrong is told to whoever calls."""
     # Here, where only the child comes by: the coordinator needs neither the worker's code nor Jinja2.
-    from chora_mp import memory  # noqa: PLC0415
     from chora_mp.slots import Slot  # noqa: PLC0415
     from chora_mp.worker import Worker  # noqa: PLC0415
 
@@ -235,8 +241,6 @@ def start(orders: Orders, slots: str, seat: int, semaphores: list[str]) -> None:
         _settle_in()
         slot = Slot(slots, seat, shared=True)
         slot.start(os.getpid())
-        if orders.memory is not None:
-            memory.cap(orders.memory)
         _worker = Worker(orders, slot, seat)
     except OSError as error:  # an initializer that raises leaves a traceback on the screen and a pool that is broken
         _worker = WorkerError(f"a worker cannot start: {error}")
@@ -270,11 +274,33 @@ def _settle_in() -> None:
         if os.environ.get(name) == value:
             del os.environ[name]
     os.fork, sys.excepthook = _fork, sys.__excepthook__
+    _leave_signals_to_the_coordinator()
     lifeline = forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]  # noqa: SLF001
     if lifeline is not None:
         os.close(lifeline)
         forkserver._forkserver._forkserver_alive_fd = None  # type: ignore[attr-defined]  # noqa: SLF001
     os.dup2(2, 1)  # what a template prints must not mix with what the command answers
+
+
+def _leave_signals_to_the_coordinator() -> None:
+    """Pass over the signals that a whole process group gets, but only in this very process.
+
+    What a plug-in starts gets them as usual: programs don't inherit handlers, as they do blocked and ignored signals.
+    """
+    for number in _SHIELDED:
+        signal.signal(number, _pass_over)
+        signal.siginterrupt(number, False)
+    os.register_at_fork(after_in_child=_hear_signals)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SHIELDED)
+
+
+def _pass_over(*_: object) -> None:
+    """The coordinator decides what happens."""
+
+
+def _hear_signals() -> None:
+    for number in _SHIELDED:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _die_with_parent() -> None:
@@ -315,7 +341,10 @@ def _socket_folder() -> Iterator[None]:
     try:
         yield
     finally:
-        options["tempdir"] = before
+        if before is None:
+            options.pop("tempdir", None)
+        else:
+            options["tempdir"] = before
         shutil.rmtree(folder, ignore_errors=True)  # where the server could not be started the socket is in it
 
 

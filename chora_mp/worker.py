@@ -19,10 +19,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 import jinja2
 
-from chora_mp import failures, memory
+from chora_mp import failures
 from chora_mp.bundle import shown
 from chora_mp.errors import OutputError, SourceError
 from chora_mp.findings import CLAIMS, EXPECTED, Findings
+from chora_mp.memory import Allowance
 from chora_mp.policy import may_pass
 from chora_mp.records import BadRecord, Failure, ItemResult, Orders, Outcome, Place, Span
 from chora_mp.renderer import Renderer
@@ -32,6 +33,10 @@ from chora_mp.sources.chunks import digest, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    _Entry = tuple[int | None, bytes]
+    _Entries = Iterator[_Entry]
+    _Reader = Callable[[Span], _Entries]
 
     from chora_mp.bundle import Bundle
     from chora_mp.job import Source
@@ -47,6 +52,7 @@ _FULL_TEXTS = 8 * 2**20  # bytes of kept documents before a span is handed back 
 
 # What leaves a worker that had better be replaced: its memory, or its descriptors, are used up.
 _SPENT = frozenset({errno.EMFILE, errno.ENOMEM})
+_LITTER = 0.05  # of a worker's cap
 _LOOK_SECONDS = 0.01  # between looks at how much memory is taken, which cost 2 µs
 
 _clock = time.monotonic
@@ -65,7 +71,7 @@ class Worker:
         self._known: tuple[str | None, dict[Any, Any]] = (None, {})
         self._ledger_rows: RowSink | None = None
         self._expected: Expected | None = None
-        self.growth = memory.Growth(orders.growth, capped=orders.memory is not None)
+        self.allowance = Allowance(orders.memory, orders.growth)
         self._spent = False
         # A descriptor in reserve: what a span leaves for the ledger has to be written also when items have used up all.
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if not inline else -1
@@ -81,8 +87,9 @@ class Worker:
 
         Raises `TemplateError` with every problem of templates, expressions and plug-ins at once.
         """
-        renderer = Renderer(self._bundle(), {})
-        code = renderer.compile_reachable()
+        with self.allowance.capped():  # constants are worked out, and plug-ins run
+            renderer = Renderer(self._bundle(), {})
+            code = renderer.compile_reachable()
         with open(self.orders.bundle + ".code", "wb") as file:
             pickle.dump(code, file, 5)
         self._renderer = renderer
@@ -134,7 +141,6 @@ class Worker:
         """Read `source` once, into a spool at `path`; where it can be cut for a scan. Raises `SourceError`."""
         from chora_mp.sources.spooling import spool_source  # noqa: PLC0415  (parsers that only this call needs)
 
-        memory.lift_cap()  # what a whole document of records takes is no item's; this worker is replaced afterwards
         if source.python and self._bundle().folder not in sys.path:
             sys.path.insert(0, self._bundle().folder)  # a module may lie beside the job file
         return spool_source(source, path)
@@ -147,17 +153,18 @@ class Worker:
         if self._spent:  # what was given to it already is for its successor
             return Outcome(0, 0, 0, 0, 0.0, (), spent=True)
         renderer = self._renderer or self._start_renderer()
-        self.growth.begin()
+        self.allowance.begin()
         sinks = self._sinks()
         one = _Pass(self, renderer, sinks, self._rows(), self._expectations())
         try:
-            outcome = one.run(span, self._records(span), _parser(span), budget)
+            with self.allowance.capped():
+                outcome = one.run(span, self._records, _parser(span), budget)
             if sinks[0]:
                 sinks[0].settle()
         except OSError as error:  # an item's own are among its failures: this befell what the run keeps for itself
             where = os.fsdecode(error.filename) if error.filename else self.orders.scratch
             raise OutputError(f"{shown(where)}: cannot be written: {error.strerror or error}") from None
-        self._spent = outcome.spent or self.growth.is_over()
+        self._spent = outcome.spent or self.allowance.is_over()
         return replace(outcome, spent=self._spent)
 
     def identify(self, span: Span) -> tuple[str, str, int | None]:
@@ -265,7 +272,7 @@ class _Pass:
         self._worker = worker
         self._orders = orders
         self._slot = worker.slot
-        self._growth = worker.growth
+        self._allowance = worker.allowance
         self._inline = worker.inline
         self._renderer = renderer
         self._files, self._texts = sinks
@@ -281,10 +288,8 @@ class _Pass:
         self._refusals: Counter[int] = Counter()
         self._spent = False
 
-    def run(
-        self, span: Span, records: Iterator[tuple[int | None, bytes]], parse: Callable[[bytes], Any], budget: float
-    ) -> Outcome:
-        at = self._slot.at
+    def run(self, span: Span, read: _Reader, parse: Callable[[bytes], Any], budget: float) -> Outcome:
+        at, records = self._slot.at, read(span)
         if self._rows:
             self._rows.begin(span)
         started = since = _clock()
@@ -294,13 +299,14 @@ class _Pass:
         for place in span.places():
             seq = span.seq + place
             at(span.seq, seq, since)
-            while done < place:  # those that the span does not pick
-                next(records, None)
-                done += 1
             try:
+                while done < place:  # those that the span does not pick
+                    next(records, None)
+                    done += 1
                 entry = next(records, None)
-            except OSError as error:
-                raise SourceError(f"{span.input.name}: cannot be read: {error.strerror}") from None
+            except (OSError, MemoryError) as error:
+                records, entry = self._read_again(span.after(place), read, error)
+                done = place
             if entry is None:
                 self._slot.idle()
                 raise _cut_short(span, seq)
@@ -310,10 +316,11 @@ class _Pass:
             if self._full:
                 break
             if since > look:
-                if since > end or self._growth.is_over():
+                if since > end or self._allowance.is_over():
                     break
                 look = min(end, since + _LOOK_SECONDS)
         self._slot.done(span.seq)
+        self._allowance.loosen()  # what the span leaves is no item's
         texts = self._texts.store() if self._texts else None
         rows = self._rows.store() if self._rows else None
         counts = (done, self._rendered, self._skipped, self._written, since - started)
@@ -329,6 +336,16 @@ class _Pass:
             spent=self._spent,
         )
 
+    def _read_again(self, rest: Span, read: _Reader, error: OSError | MemoryError) -> tuple[_Entries, _Entry | None]:
+        """The records of `rest` but for the first, and the first: reading is not what the cap is for."""
+        if isinstance(error, OSError):
+            raise SourceError(f"{rest.input.name}: cannot be read: {error.strerror}") from None
+        self._allowance.loosen()
+        records = read(rest)
+        entry = next(records, None)
+        self._allowance.tighten()
+        return records, entry
+
     def _item(
         self, span: Span, seq: int, entry: tuple[int | None, bytes], parse: Callable[[bytes], Any], since: float
     ) -> bool:
@@ -338,8 +355,8 @@ class _Pass:
         except BaseException as error:
             if self._inline and isinstance(error, KeyboardInterrupt):
                 raise
-            failure, error.__traceback__ = self._one.failure(error), None
-            if isinstance(error, MemoryError) and (self._rendered or self._items) and self._growth.is_over():
+            failure, error.__traceback__ = self._failure(error), None
+            if isinstance(error, MemoryError) and (self._rendered or self._items) and self._is_littered():
                 self._spent = True
                 return False  # what is in the way may be what others have left: a new worker begins with this one
             self._take_note_of(error, seq)
@@ -376,6 +393,18 @@ class _Pass:
             self._texts.add(data)
             self._full |= self._texts.size > _FULL_TEXTS
         return data
+
+    def _failure(self, error: BaseException) -> Failure:
+        failure = self._one.failure(error)
+        if isinstance(error, MemoryError) and not str(error) and self._orders.memory is not None:
+            limit = f"limits.memory_per_item allows {self._orders.memory / 10**6:,.4g} MB"
+            return replace(failure, message=f"the item needs more memory than there is for it; {limit}")
+        return failure
+
+    def _is_littered(self) -> bool:
+        """Whether items have left memory behind that the next ones lack."""
+        cap = self._orders.memory
+        return cap is not None and self._allowance.grown() > cap * _LITTER
 
     def _take_note_of(self, error: BaseException, seq: int) -> None:
         """What an error means beyond its own item."""

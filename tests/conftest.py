@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ BOUND = 60.0
 
 STATE = {".chora-mp/ledger.db", ".chora-mp/ledger.sha256", ".chora-mp/lock"}
 """What a run keeps in its output folder for the next one; anything else in there is a leftover."""
+
+
+# Whoever has started the tests in the background has them ignore Ctrl-C, and so all commands that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def fault(value):
     match value:
         case "kill": os.kill(os.getpid(), signal.SIGKILL)
         case "terminate":
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
         case "segfault": ctypes.string_at(0)
         case "abort": os.abort()

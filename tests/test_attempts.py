@@ -17,6 +17,7 @@ from chora_mp.policy import Errors
 from chora_mp.records import Failure, Input, ItemResult, Outcome, Span
 from chora_mp.slots import Note
 from chora_mp.sources.chunks import Chunks, FileSpans
+from chora_mp.sources.spool import cut, frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -159,3 +160,15 @@ def test_deaths_and_failures_add_up() -> None:
     attempts.put_off(span(7, 1))
     assert [1, 2] == [attempts.note_death(7), attempts.note_death(7)]
     assert [3, 0] == [attempts.give_up(7), attempts.give_up(7)]
+
+
+def test_who_waits_holds_no_other_records() -> None:
+    """Records that travel inside a span are parted from the others that it had."""
+    frames = [frame(number, {"n": number}) for number in range(10)]
+    data = b"".join(frames)
+    assert [b"".join(frames[2:5]), b"", data] == [cut(data, 2, 3), cut(data, 3, 0), cut(data, 0, 10)]
+    clock = Clock()
+    attempts = Attempts(Errors(retries=1), clock)
+    attempts.put_off(Span(Input("", spooled=True, name="records"), 104, 2, skip=4, data=data))
+    clock.sleep(10.0)
+    assert [(104, 2, 0, b"".join(frames[4:6]))] == [(one.seq, one.count, one.skip, one.data) for one in attempts.due()]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from faults import PLUGIN, TEMPLATE, Case, Run, text
 
+from chora_mp import Job, batch_generate_stream
+
 if TYPE_CHECKING:
     import psutil
     from faults import Ended
@@ -470,3 +472,51 @@ def test_the_fork_server_killed_from_outside(project: Project) -> None:
         server.kill()
     run.end().assert_only({}, code=0)
     assert "xxxx" == begun.read_text()
+
+
+def test_an_item_that_kills_the_fork_server(project: Project) -> None:
+    """All workers go with it each time: after some of those it is no accident any more."""
+    plugin = """
+import os, signal, time
+def fault(value):
+    if value: os.kill(os.getppid(), signal.SIGKILL); time.sleep(1000)
+    return ""
+FILTERS = {"fault": fault}
+"""
+    Case(project, 100, {57: "kill"}, plugin=plugin).run().assert_only({57: "WorkerDied"})
+
+
+def test_a_worker_that_loses_its_pipes(project: Project) -> None:
+    """A filter that closes what is not its own breaks the executor, and its worker lives: it is ended all the same."""
+    plugin = """
+import os, time
+def fault(value):
+    if value: os.closerange(3, 512); time.sleep(1000)
+    return ""
+FILTERS = {"fault": fault}
+"""
+    Case(project, 100, {57: "close"}, "limits: {timeout: 1s}", plugin).run().assert_only({57: "WorkerDied"})
+
+
+def test_runs_in_several_threads(project: Project) -> None:
+    """Of one process, at once: each has its workers, and the process is as it was."""
+    from multiprocessing import process
+    from threading import Thread
+
+    before = dict(process.current_process()._config)
+    results: list[int] = []
+
+    def run(number: int) -> None:
+        job = Job.load(project.folder / "job.yaml")
+        for _turn in range(2):
+            stream = batch_generate_stream(job.replace(output=None), keep_text=True)
+            results.append(sum(1 for item in stream if item.status == "rendered"))
+
+    Case(project, 60)
+    threads = [Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [60] * 8 == results
+    assert before == dict(process.current_process()._config)

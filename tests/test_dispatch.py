@@ -417,6 +417,26 @@ def test_a_stopped_dispatch_hands_out_nothing_more() -> None:
     assert supplied.left > 0
 
 
+def test_who_is_told_to_stop_twice_keeps_the_deadline(tmp_path: Path) -> None:
+    """A run that stops for a failure, without a limit, then for a signal: what is in work has the signal's limit."""
+
+    class Hanging(FakeSeat):
+        def submit(self, name: str, *arguments: Any) -> Future[Any]:
+            return Future()
+
+    lane = FakeLane(1, 0.001)
+    lane.open = lambda: Hanging(0, 0.001, [])  # type: ignore[method-assign]
+    with Crew(lane) as crew:
+        dispatch = Dispatch(crew, supply(10), None)
+        answers = dispatch.run()
+        assert next(answers) is None
+        dispatch.stop()
+        dispatch.stop(0.2)
+        started = time.monotonic()
+        assert [] == [answer for answer in answers if answer]
+    assert time.monotonic() - started < 20
+
+
 def test_a_deadline_ends_the_wait(project: Project) -> None:
     """An item that never ends holds a stopped run for no longer than it was given."""
     started = time.monotonic()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,14 +38,47 @@ def test_a_greedy_item_fails_alone(project: Project, what: str) -> None:
 
 
 @linux
-def test_a_cap_that_nobody_can_work_with(project: Project) -> None:
-    """The run ends with one line that says what to do."""
-    case = Case(project, 20, more="limits: {memory_per_item: 1KB}")
+def test_the_cap_is_for_items_alone(project: Project) -> None:
+    """Looking at twenty thousand records takes more than a single one may; that is nobody's fault."""
+    case = Case(project, 20_000, {57: "grow"}, "limits: {memory_per_item: 2MB, timeout: 20s}")
+    case.run().assert_only({57: "MemoryError"})
+
+
+@linux
+def test_a_big_record_fails_alone(project: Project) -> None:
+    """One of 30 MB under a cap of 20: it can be read, but nothing can be made of it."""
+    case = Case(project, 200, {57: "x" * 30_000_000}, "limits: {memory_per_item: 20MB, timeout: 20s}")
     done = case.run()
-    done.assert_tidy()
-    assert 2 == done.code
-    assert "a worker has no memory left (in " in done.err
-    assert "give limits.memory_per_item more, or leave it out" in done.err
+    done.assert_only({57: "MemoryError"})
+    assert "limits.memory_per_item allows 20 MB" in done.errors[57][1]
+
+
+@linux
+def test_a_big_record_that_is_passed_fails_alone(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same where records travel inside the spans."""
+    Case(project, 1)
+    job = Job.load(project.folder / "job.yaml")
+    job = job.replace(limits=replace(job.limits, memory_per_item=20_000_000))
+    records = ({"name": f"n{n}", "number": n, "fault": "", "more": "x" * (n == 57) * 30_000_000} for n in range(200))
+    found = {item.seq: item for item in batch_generate_stream(job, records)}
+    assert (200, ["failed"]) == (len(found), [found[57].status])
+    assert {57} == {seq for seq, item in found.items() if item.error}
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@linux
+def test_what_others_have_left_is_nobodys_fault(project: Project) -> None:
+    """An item that needs most of the cap is rendered, though the one before it has kept a good part of it."""
+    plugin = """
+kept = []
+def fault(value):
+    if value == "keep": kept.append("x" * 90_000_000)
+    if value == "need": return ("y" * 150_000_000)[:0]
+    return ""
+FILTERS = {"fault": fault}
+"""
+    case = Case(project, 40, {10: "keep", 11: "need", 20: "keep", 22: "need"}, CAP, plugin)
+    case.run("-j", "1").assert_only({}, code=0)
 
 
 @linux
@@ -228,20 +262,20 @@ FILTERS = {"fault": take}
 def test_a_process_knows_what_it_takes() -> None:
     """Fifty megabytes more, fifty megabytes less; a cap is for what comes on top, and can be lifted."""
     code = """
-import sys
-from chora_mp import memory
-before = memory.resident()
+from chora_mp.memory import Allowance
+allowance = Allowance(80_000_000, 30_000_000)
+allowance.begin()
 held = bytearray(50_000_000)
-for place in range(0, len(held), 4096): held[place] = 1
-assert 45_000_000 < memory.resident() - before < 70_000_000, memory.resident() - before
-memory.cap(30_000_000)
-try:
-    more = bytearray(60_000_000)
-except MemoryError:
-    more = None
+assert 45_000_000 < allowance.grown() < 60_000_000, allowance.grown()
+assert allowance.is_over()
+more = None
+with allowance.capped():
+    small = bytearray(10_000_000)
+    try:
+        more = bytearray(60_000_000)
+    except MemoryError:
+        pass
 assert more is None
-small = bytearray(10_000_000)
-memory.lift_cap()
 more = bytearray(60_000_000)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -35,7 +35,7 @@ def test_the_first_signal_ends_the_run_in_good_order(project: Project, number: s
     assert (130, 400, 0) == (done.code, total, failed)
     assert written == len(case.documents())
     assert left > 0
-    assert "stopping; what is in work is finished (once more to stop at once)" in done.err
+    assert "stopping; what is in work is finished, within 10 s (once more to stop at once)" in done.err
     assert "run the same command again to go on" in done.err
     assert done.seconds < 8
     done.assert_finished_by_the_next()
@@ -139,3 +139,18 @@ def test_nobody_reads_what_goes_wrong(project: Project) -> None:
     os.close(writer)
     assert 1 == done.returncode
     wait_for(lambda: not list(case.temporary.iterdir()), "an empty temporary folder", 5)
+
+
+def test_programs_that_a_filter_starts(project: Project) -> None:
+    """They can be ended by the filter, as by anybody else."""
+    plugin = """
+import subprocess
+def fault(value):
+    if value:
+        process = subprocess.Popen(["sleep", "1000"])
+        process.terminate()
+        assert process.wait() == -15
+    return ""
+FILTERS = {"fault": fault}
+"""
+    Case(project, 40, {7: "start"}, "limits: {timeout: 10s}", plugin).run().assert_only({}, code=0)

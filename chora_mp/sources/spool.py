@@ -77,6 +77,14 @@ def read_frames(file: IO[bytes], skip: int) -> Iterator[tuple[int | None, bytes]
         yield line or None, read(length)
 
 
+def cut(data: bytes, skip: int, count: int) -> bytes:
+    """Of frames one after the other, `count` after the first `skip`."""
+    ends = [0]
+    while len(ends) <= skip + count:
+        ends.append(ends[-1] + HEADER_BYTES + _HEADER.unpack_from(data, ends[-1])[1])
+    return data[ends[skip] : ends[-1]]
+
+
 def read_chunks(path: str, start: int, end: int) -> Iterator[tuple[int, list[tuple[int | None, bytes]]]]:
     """Offset and frames (line, payload) of each chunk in bytes `start` to `end` of a spool, both at a frame's edge."""
     with open(path, "rb") as file:
