@@ -145,7 +145,6 @@ class ProcessSeat:
     def bury(self) -> Ending:
         """Wait for the end of a worker that died or was killed, remove what it left; how it ended."""
         process = self._context.process
-        self.kill()  # one that has lost its end of the pipes has broken the executor, and may live
         self._shut_down()
         self._forget_names(self._context.semaphores)
         code = None

@@ -177,6 +177,13 @@ class SeatProcess(context.ForkServerProcess):
     server: Server | None = None
     forked_by: int | None = None
 
+    def terminate(self) -> None:
+        """End the process at once. An executor does so when it finds its worker's pipes broken, and waits for its end.
+
+        Workers pass over SIGTERM, and one that has lost its pipes may live on.
+        """
+        self.kill()
+
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802
         return _Popen(process_obj)

@@ -179,6 +179,7 @@ class Run:
             out, err = self.process.communicate(timeout=BOUND)
         except subprocess.TimeoutExpired:
             os.killpg(self.pid, signal.SIGKILL)
+            self.process.communicate()
             raise
         seconds = time.monotonic() - started
         summary = self.case.project.folder / "summary.json"
