@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from chora_mp.version import __version__
 
 if TYPE_CHECKING:
+    from chora_mp.abatch import abatch_generate, abatch_generate_stream
     from chora_mp.batch import batch_generate, batch_generate_stream, plan, retry_failed
     from chora_mp.errors import (
+        BatchFailed,
         ChoraError,
         Interrupted,
         JobError,
@@ -22,14 +24,27 @@ if TYPE_CHECKING:
         TemplateError,
         WorkerError,
     )
+    from chora_mp.events import BatchCompleted, BatchStarted, ItemCompleted
+    from chora_mp.generators import Generated, GenerationError, Throttled, generator
     from chora_mp.job import Job
     from chora_mp.machine import Machine
     from chora_mp.planning import Plan, PlannedItem
     from chora_mp.records import BatchResult, Failure, ItemResult
     from chora_mp.sizing import Limits, Sizing, optimal_workers
+    from chora_mp.subscription import subscribe_events
     from chora_mp.upkeep import Check, Status, Verification, check, status, verify
 
 _HOMES = {
+    "ItemCompleted": "events",
+    "BatchStarted": "events",
+    "BatchCompleted": "events",
+    "abatch_generate": "abatch",
+    "abatch_generate_stream": "abatch",
+    "BatchFailed": "errors",
+    "Generated": "generators",
+    "GenerationError": "generators",
+    "Throttled": "generators",
+    "generator": "generators",
     "batch_generate": "batch",
     "batch_generate_stream": "batch",
     "plan": "batch",
@@ -57,15 +72,22 @@ _HOMES = {
     "Verification": "upkeep",
     "check": "upkeep",
     "status": "upkeep",
+    "subscribe_events": "subscription",
     "verify": "upkeep",
 }
 
 __all__ = [
+    "BatchCompleted",
+    "BatchFailed",
     "BatchResult",
+    "BatchStarted",
     "Check",
     "ChoraError",
     "Failure",
+    "Generated",
+    "GenerationError",
     "Interrupted",
+    "ItemCompleted",
     "ItemResult",
     "Job",
     "JobError",
@@ -79,16 +101,21 @@ __all__ = [
     "SourceError",
     "Status",
     "TemplateError",
+    "Throttled",
     "Verification",
     "WorkerError",
     "__version__",
+    "abatch_generate",
+    "abatch_generate_stream",
     "batch_generate",
     "batch_generate_stream",
     "check",
+    "generator",
     "optimal_workers",
     "plan",
     "retry_failed",
     "status",
+    "subscribe_events",
     "verify",
 ]
 

@@ -66,6 +66,10 @@ class Attempts:
         past = self._past.get(seq)
         return (past.failures if past else 0) < self._errors.retries
 
+    def is_pending(self, seq: int) -> bool:
+        """Whether a record is to be tried again, or has been and is not done."""
+        return seq in self._past
+
     def put_off(self, span: Span, items: tuple[ItemResult, ...] = ()) -> None:
         """Have the records of `span`, all of which failed, tried again after a while."""
         if span.data is not None:  # it has all the records of a larger one

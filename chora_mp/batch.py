@@ -3,50 +3,73 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import sys
 import time
+from collections import Counter
 from collections.abc import Sized
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chora_mp import ledger as ledgers
 from chora_mp.bundle import shown, take_bundle
 from chora_mp.comparison import UP_TO_DATE
 from chora_mp.crew import Crew
-from chora_mp.dispatch import Dispatch, Surroundings
+from chora_mp.dispatch import Dispatch, Seating, Surroundings, together
 from chora_mp.errors import ChoraError, Interrupted, JobError, OutputError
-from chora_mp.events import Noticed, ReadingStarted, RenderingEnded, RenderingStarted, SpanCompleted
+from chora_mp.events import (
+    BatchCompleted,
+    BatchStarted,
+    ItemCompleted,
+    ItemsCounted,
+    Noticed,
+    ReadingStarted,
+    RenderingEnded,
+    RenderingStarted,
+    SpanCompleted,
+)
 from chora_mp.findings import load_rows
-from chora_mp.lanes import InlineLane, ProcessLane
+from chora_mp.gate import Gate, gate_path
+from chora_mp.lanes import ConcurrentLane, InlineLane, ProcessLane
 from chora_mp.ledger import Ledger, job_identity
 from chora_mp.machine import Machine
+from chora_mp.observers import Observers, Progress
 from chora_mp.outputs import Folder
-from chora_mp.planning import Plan, Planner, Wishes, ask_to_compile
-from chora_mp.policy import Breaker, Room
+from chora_mp.planning import Plan, Planner, Wishes, alone, ask_to_compile
+from chora_mp.policy import Breaker, Room, Stop
 from chora_mp.records import BatchResult, Failure, Failures, ItemResult, Orders
 from chora_mp.selection import Selection
-from chora_mp.sizing import Sizing, optimal_workers
+from chora_mp.sizing import Sizing, Term, optimal_workers
 from chora_mp.sources.chunks import MOST_RECORDS
 from chora_mp.sources.stream import StreamSpans
 from chora_mp.state import held, run_name, store_bundle, without_output
+from chora_mp.supply import Chunked, ChunkRoom, Prioritized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from chora_mp.bundle import Bundle
     from chora_mp.comparison import Layout
+    from chora_mp.dispatch import Spans
     from chora_mp.events import Event, Observer
     from chora_mp.job import Job
     from chora_mp.lanes import Lane
-    from chora_mp.policy import Stop
+    from chora_mp.planning import PlannedGroup
     from chora_mp.records import Outcome, Span
+    from chora_mp.sizing import Limits
     from chora_mp.state import State
 
     Records = Iterable[Mapping[str, Any]]
     OnProgress = Callable[[int, int | None, str], None]
 
 _MOST_ORPHANS = 20  # named in the summary
+_TEXTS = "texts"
 _MOST_TOGETHER = 1000  # items that are up to date, handed to a consumer together
+_FEW = 5  # items, from which on a second worker is thought of before anybody knows how long they take
+_THREADS_A_CPU = 2.0
+_COROUTINE_BYTES = 10**5  # what an item that waits on an event loop takes; 10,000 of them took 16 to 25 KB each
+_MOST_COROUTINES = 10_000
 _GRACE_SECONDS = 10.0  # what an interrupted run gives the items in work, where the job's timeout is not shorter
 
 
@@ -56,6 +79,7 @@ def batch_generate(
     *,
     on_progress: OnProgress | None = None,
     only: str | None = None,
+    using: str | None = None,
     failed: bool = False,
     shard: tuple[int, int] | None = None,
     force: bool = False,
@@ -66,14 +90,53 @@ def batch_generate(
     """Render what of `job` is not up to date, and return what became of it; failed items are in the result, not raised.
 
     `records` stand in for the job's source; they are rendered whether up to date or not.
-    `on_progress(done, total, key)` is called after every item (total: None while nobody knows). `only` is a glob that
-    keys must match, `failed` selects the items that failed last time, `shard` (I of N, from 1) those whose key's digest
-    falls into it. `force` renders what is up to date, too; `prune` removes outputs whose record is gone. `interrupted`
-    is asked now and then whether to stop.
+    `on_progress(done, total, key)` is called after every item (total: None while nobody knows), and `observers` with
+    each event: in threads of their own, so that none can slow or break the run; one that raises is told nothing more.
+    `only` is a glob that keys must match, `using` selects the items whose documents are made from that template,
+    `failed` those that failed last time, `shard` (I of N, from 1) those whose key's digest falls into it. `force`
+    renders what is up to date, too; `prune` removes outputs whose record is gone. `interrupted` is asked now and then
+    whether to stop.
     Raises `ChoraError` where the run cannot go on, `Interrupted` with the result so far.
     """
-    wishes = Wishes(Selection(only, None, shard, failed), force, prune)
-    return _generate(job, records, wishes, on_progress, observers, interrupted)
+    return generate(
+        job,
+        records,
+        on_progress=on_progress,
+        only=only,
+        using=using,
+        failed=failed,
+        shard=shard,
+        force=force,
+        prune=prune,
+        observers=observers,
+        interrupted=interrupted,
+    )
+
+
+def generate(
+    job: Job,
+    records: Records | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    prune: bool = False,
+    force: bool = False,
+    observers: Iterable[Observer] = (),
+    interrupted: Callable[[], bool] = lambda: False,
+    grace: float = _GRACE_SECONDS,
+    **selected: Any,
+) -> BatchResult:
+    """As `batch_generate`; who interrupts it gives the items in work at most `grace` seconds."""
+    wishes = Wishes(_selection(**selected), force, prune)
+    return _generate(job, records, wishes, on_progress, observers, interrupted, grace)
+
+
+def _selection(
+    only: str | None = None,
+    using: str | None = None,
+    failed: bool = False,
+    shard: tuple[int, int] | None = None,
+) -> Selection:
+    return Selection(only, None, shard, failed, using)
 
 
 def batch_generate_stream(
@@ -82,6 +145,7 @@ def batch_generate_stream(
     *,
     keep_text: bool = False,
     only: str | None = None,
+    using: str | None = None,
     failed: bool = False,
     shard: tuple[int, int] | None = None,
     force: bool = False,
@@ -93,11 +157,46 @@ def batch_generate_stream(
     stays flat however many items there are: a slow consumer slows the renderer, and closing the iterator ends it.
     Otherwise, and in what it raises, as `batch_generate`.
     """
+    found = stream(
+        job,
+        records,
+        keep_text=keep_text,
+        force=force,
+        observers=observers,
+        only=only,
+        using=using,
+        failed=failed,
+        shard=shard,
+    )
+    return (item for items in found for item in items)
+
+
+def stream(
+    job: Job,
+    records: Records | None = None,
+    *,
+    keep_text: bool = False,
+    force: bool = False,
+    observers: Iterable[Observer] = (),
+    interrupted: Callable[[], bool] = lambda: False,
+    grace: float = _GRACE_SECONDS,
+    **selected: Any,
+) -> Iterator[tuple[ItemResult, ...]]:
+    """As `batch_generate_stream`, the items of each span together; `interrupted` and `grace` as for `generate`."""
     if job.output is None and not keep_text:
         raise JobError([f"{job.where('output.path')}: missing; give it, or ask for the text (keep_text=True)"])
-    wishes = Wishes(Selection(only, None, shard, failed), force or keep_text)
-    run = _Run(job, records, wishes, observers=observers, details=True, keep_text=keep_text)
-    return (item for items in run.outcomes() for item in items)
+    wishes = Wishes(_selection(**selected), force or keep_text)
+    run = _Run(
+        job,
+        records,
+        wishes,
+        observers=observers,
+        interrupted=interrupted,
+        grace=grace,
+        details=True,
+        keep_text=keep_text,
+    )
+    return run.outcomes()
 
 
 def retry_failed(
@@ -120,13 +219,14 @@ def retry_failed(
     if job.source is None:
         raise JobError([f"{job.where('source')}: missing; records that were passed have to be passed again"])
     keys = frozenset(item.key for item in failures)
-    return _generate(job, None, Wishes(Selection(keys=keys)), on_progress, observers, lambda: False)
+    return _generate(job, None, Wishes(Selection(keys=keys)), on_progress, observers)
 
 
 def plan(
     job: Job,
     *,
     only: str | None = None,
+    using: str | None = None,
     failed: bool = False,
     shard: tuple[int, int] | None = None,
     force: bool = False,
@@ -140,7 +240,7 @@ def plan(
     if job.source is None or job.output is None:
         lacking = "source" if job.source is None else "output.path"
         raise JobError([f"{job.where(lacking)}: missing; there is nothing to compare"])
-    wishes = Wishes(Selection(only, None, shard, failed), force, prune, explain=True)
+    wishes = Wishes(Selection(only, None, shard, failed, using), force, prune, explain=True)
     return _Run(job, None, wishes, observers=observers).plan_only()
 
 
@@ -150,18 +250,26 @@ def _generate(
     wishes: Wishes,
     on_progress: OnProgress | None,
     observers: Iterable[Observer],
-    interrupted: Callable[[], bool],
+    interrupted: Callable[[], bool] = lambda: False,
+    grace: float = _GRACE_SECONDS,
 ) -> BatchResult:
-    details = on_progress is not None
-    run = _Run(job, records, wishes, observers=observers, interrupted=interrupted, details=details)
+    told: list[Observer] = [*observers]
+    if on_progress is not None:
+        told.append(Progress(on_progress))
+    run = _Run(job, records, wishes, observers=told, interrupted=interrupted, grace=grace)
     if job.output is None:
         raise JobError([f"{job.where('output.path')}: missing; a job that writes files needs it"])
-    done = 0
-    for items in run.outcomes():
-        for item in items if on_progress else ():
-            done += 1
-            on_progress(done, run.total, item.key)  # type: ignore[misc]  # there is one, or there are no items
+    for _ in run.outcomes():
+        pass
     return run.result()
+
+
+class _Part(NamedTuple):
+    """One generator's part of a run: its crew, the dispatch of its spans, and the gate that its items go through."""
+
+    crew: Crew
+    dispatch: Dispatch
+    gate: Gate | None
 
 
 class _Run:
@@ -175,26 +283,31 @@ class _Run:
         *,
         observers: Iterable[Observer],
         interrupted: Callable[[], bool] = lambda: False,
+        grace: float = _GRACE_SECONDS,
         details: bool = False,
         keep_text: bool = False,
     ) -> None:
         if records is None and job.source is None:
             raise JobError([f"{job.where('source')}: missing; give it, or pass the records"])
-        if records is not None and (wishes.selection.failed or wishes.selection.shard or wishes.prune):
-            raise JobError(["failed, shard and prune need a job with a source: passed records have no past"])
+        if records is not None and (wishes.selection.is_of_source or wishes.prune):
+            raise JobError(["using, failed, shard and prune need a job with a source: passed records have no past"])
         self._job = job
         self._records = records
         self._wishes = wishes
-        self._observers = tuple(observers)
+        self._remarks: list[str] = []
+        self._observers = Observers(observers, self._remark)
         self._interrupted = interrupted
-        self._details = details
+        self._grace = grace
+        self._details = details or self._observers.per_item or self._observers.counted
+        self._counted = 0
         self._keep_text = keep_text
         self._id = run_name()
         self._file = os.path.abspath(job.file) if job.file else None
         self._machine = Machine.here()
-        self._sizing = _size(job, self._machine)
+        self._sizing = size_of(job, self._machine, job.limits_of(job.generator or ""), "processes")
         self._room = Room(self._sizing.workers, self._machine.memory)
-        self._dispatch: Dispatch | None = None
+        self._parts: list[_Part] = []
+        self._usage: Counter[str] = Counter()
         self._stopped: Stop | None = None
         self._plan: Plan | None = None
         self._ledger: Ledger | None = None
@@ -203,6 +316,7 @@ class _Run:
         self._workers = 0
         self._failures: list[ItemResult] = []
         self._causes: dict[Failure, Failure] = {}
+        self._is_gated = job.generator != "jinja2" or job.limits_of("jinja2").rate is not None
         self._started = time.monotonic()
 
     @property
@@ -217,12 +331,28 @@ class _Run:
 
     def outcomes(self) -> Iterator[tuple[ItemResult, ...]]:
         """Render; the items of each span as it is completed, or its failures alone where nobody asked for details."""
+        ending = "closed by its consumer"
+        try:
+            yield from self._outcomes()
+            ending = ""
+        except (ChoraError, Interrupted) as error:
+            ending = str(error)
+            raise
+        finally:
+            if self._plan is not None:
+                done = self.result()
+                counts = (done.successful, done.failed, done.unchanged, done.not_reached, done.duration_s)
+                self._tell(BatchCompleted(self._id, *counts, done.stopped or ending or None))
+            self._observers.close()
+
+    def _outcomes(self) -> Iterator[tuple[ItemResult, ...]]:
         with self._begun() as (bundle, state), Crew(self._lane(state), self._interrupted) as crew:
             plan = self._plan = self._planned(bundle, crew, state)
             if self._interrupted():
                 raise Interrupted("interrupted")
             ledger = self._opened(state)
             try:
+                self._tell(BatchStarted(self._id, self.total))
                 if ledger is None:
                     yield from self._render(state, crew, plan)
                 else:
@@ -237,6 +367,7 @@ class _Run:
         with self._begun() as (bundle, state), Crew(self._lane(state)) as crew:
             self._ledger = self._ledger or Ledger(None)
             self._plan = self._planned(bundle, crew, state)
+            self._observers.close()
             return self._plan
 
     def result(self) -> BatchResult:
@@ -267,20 +398,21 @@ class _Run:
             self._wishes.prune,
             self._stopped.reason if self._stopped else None,
             tuple(self._notes()),
+            tuple(self._usage.items()),
         )
 
     def _notes(self) -> Iterator[str]:
         """What a person should know of the run besides its figures."""
-        dispatch = self._dispatch
-        if dispatch is not None and dispatch.attempts.repeated:
-            yield f"{_count(dispatch.attempts.repeated, 'failure was', 'failures were')} tried again"
-        if dispatch is not None and dispatch.cut_off:
-            records = ", ".join(f"{seq + 1:,}" for seq in dispatch.cut_off)
-            yield f"in work when time was up: record {records}"
-        if dispatch is not None and dispatch.died:
-            yield f"{_count(dispatch.died, 'worker', 'workers')} died and had another in their place"
-        if dispatch is not None and dispatch.renewed:
-            yield f"{_count(dispatch.renewed, 'worker was', 'workers were')} replaced, having grown too large"
+        yield from self._remarks
+        dispatches = [part.dispatch for part in self._parts]
+        if repeated := sum(dispatch.attempts.repeated for dispatch in dispatches):
+            yield f"{_count(repeated, 'failure was', 'failures were')} tried again"
+        if cut_off := sorted(seq for dispatch in dispatches for seq in dispatch.cut_off):
+            yield f"in work when time was up: record {', '.join(f'{seq + 1:,}' for seq in cut_off)}"
+        if died := sum(dispatch.died for dispatch in dispatches):
+            yield f"{_count(died, 'worker', 'workers')} died and had another in their place"
+        if renewed := sum(dispatch.renewed for dispatch in dispatches):
+            yield f"{_count(renewed, 'worker was', 'workers were')} replaced, having grown too large"
         if self._room.least < self._room.most:
             few, most = self._room.least, self._room.most
             yield f"memory ran short: at times there was room for no more than {few:,} of {most:,} workers"
@@ -311,21 +443,35 @@ class _Run:
         self._file = job_identity(ledger, self._job)
 
     def _lane(self, state: State) -> Lane:
-        orders = Orders(
+        """The lane that the plan is made on, and most items are rendered on."""
+        orders = self._orders(state)
+        return InlineLane(orders) if self._job.workers == 0 else ProcessLane(orders, self._sizing.workers)
+
+    def _orders(self, state: State) -> Orders:
+        job, inline = self._job, self._job.workers == 0
+        return Orders(
             state.bundle,
-            str(self._job.output.dir) if self._job.output else None,
+            str(job.output.dir) if job.output else None,
             state.scratch,
             state.temporary,
             self._wishes.selection.only if self._records is not None else None,
             self._details,
             self._keep_text,
             state.folder is not None,
-            self._job.errors.retry_on if self._job.errors.retries else None,
-            None if self._job.workers == 0 else self._job.limits.memory_per_item,
-            None if self._job.workers == 0 else self._growth(),
-            self._job.output is not None and self._job.output.fsync,
+            job.errors.retry_on if job.errors.retries else None,
+            None if inline else job.limits.memory_per_item,
+            None if inline else self._growth(),
+            job.output is not None and job.output.fsync,
+            self._texts(state),
+            self._is_gated,
+            job.limits.rate,
+            {name: job.limits_of(name).rate for name in job.generators},
         )
-        return InlineLane(orders) if self._job.workers == 0 else ProcessLane(orders, self._sizing.workers)
+
+    @staticmethod
+    def _texts(state: State) -> str:
+        """The folder with the texts that documents take from each other: it outlasts the run, as documents do."""
+        return os.path.join(state.folder or state.scratch, _TEXTS)
 
     def _growth(self) -> int:
         """By how many bytes a worker may grow: by its share, and by half of it where there is a cap at the whole."""
@@ -337,11 +483,15 @@ class _Run:
             ask_to_compile(crew, self._job, "prepare")
             first = self._ledger.next_number() if self._ledger else 1
             spans = StreamSpans(self._records, first * MOST_RECORDS)
-            return Plan(spans, len(self._records) if isinstance(self._records, Sized) else None)
+            return Plan(
+                [alone(crew, self._job, spans)], len(self._records) if isinstance(self._records, Sized) else None
+            )
         assert self._job.source is not None  # noqa: S101  (the constructor raised otherwise)
         self._tell(ReadingStarted(self._job.name, self._job.source.name))
         with _own_files(state):
-            return Planner(self._job, bundle, crew, state.scratch, self._ledger, self._wishes).plan()
+            return Planner(
+                self._job, bundle, crew, state.scratch, self._ledger, self._wishes, self._texts(state)
+            ).plan()
 
     def _opened(self, state: State) -> Ledger | None:
         """The ledger, made now if it is the first run here; none where nothing is written."""
@@ -360,7 +510,7 @@ class _Run:
                 ledger.forget_sources()
             try:
                 if self._details and plan.unchanged and plan.layout is not None:
-                    yield from _unchanged(ledger, plan.layout)
+                    yield from self._told(_unchanged(ledger, plan.layout))
                 yield from self._render(state, crew, plan)
                 ended = True
             finally:
@@ -391,24 +541,27 @@ class _Run:
         if plan.unchanged:
             self._tell(SpanCompleted(self.done, 0, self.total, 0))
         errors, timeout = self._job.errors, self._job.limits.timeout
-        machine = Surroundings(self._room, lambda: Machine.here().memory, self._tell_of_room)
-        inline = self._job.workers == 0  # where there is nothing to close
-        dispatch = self._dispatch = Dispatch(crew, plan.spans, timeout, errors, None if inline else machine)
         breaker = Breaker(errors)
         todo = None if plan.total is None else plan.total - plan.unchanged
-        for answer in dispatch.run():
-            self._workers = crew.most_open
-            if self._interrupted():
-                dispatch.stop(min(_GRACE_SECONDS, timeout or _GRACE_SECONDS))
-            if answer is None:
-                continue
-            self._record(state, *answer)
-            items = self._count(answer[1])
-            self._stopped = self._stopped or breaker.judge(answer[1], todo)
-            if self._stopped:
-                dispatch.stop()
-            self._tell(SpanCompleted(self.done, self._failed, self.total, len(crew.seats), dispatch.attempts.waiting))
-            yield items
+        with contextlib.ExitStack() as stack:
+            parts = self._parts = list(self._staffed(state, crew, plan, todo, stack))
+            for answer in together([part.dispatch for part in parts]):
+                self._workers = max(self._workers, sum(part.crew.most_open for part in parts))
+                if self._interrupted():
+                    self._stop(min(self._grace, timeout or self._grace))
+                elif self._is_out_of_time():
+                    self._stop(0.0)
+                if answer is None:
+                    continue
+                self._record(state, *answer)
+                items = self._count(answer[1])
+                self._stopped = self._stopped or breaker.judge(answer[1], todo)
+                if self._stopped:
+                    self._stop()
+                seats = sum(len(part.crew.seats) for part in parts)
+                waiting = sum(part.dispatch.attempts.waiting for part in parts)
+                self._tell(SpanCompleted(self.done, self._failed, self.total, seats, waiting))
+                yield from self._told([items])
         if self._interrupted():
             raise Interrupted(
                 "interrupted; what is written is whole, run the same command again to go on", self.result()
@@ -418,10 +571,101 @@ class _Run:
             message = f"{self._stopped.reason}; what is written is whole, mend that and run the same command again"
             raise OutputError(f"{shown(self._job.output.dir)}: {message}")
 
-    def _tell_of_room(self, seats: int, free: int) -> None:
-        short = seats < self._room.most
-        what = "memory is running short" if free < self._room.floor else "there is more memory again"
-        limit = f"at most {seats:,} of {self._room.most:,} workers" if short else "as many workers as before"
+    def _staffed(
+        self, state: State, crew: Crew, plan: Plan, todo: int | None, stack: contextlib.ExitStack
+    ) -> Iterator[_Part]:
+        """A crew and its dispatch for each generator that has something to do; `crew` is the one that made the plan."""
+        free: Crew | None = crew
+        room = None if self._job.limits.batch_size is None else ChunkRoom(self._job.limits.batch_size)
+        ladder: list[tuple[str, Prioritized]] = []
+        alone = len(plan.groups) == 1
+        terms: list[Term] = []
+        for group in plan.groups:
+            lane = "inline" if self._job.workers == 0 else self._job.options_of(group.generator).lane or group.lane
+            limits = self._job.limits_of(group.generator)
+            sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent)
+            terms.append(Term(group.generator or "unknown", float(sizing.workers), lane))
+            mine, free = self._crew_for(state, crew, free, lane, sizing, stack)
+            plain = alone and len(group.parts) == 1 and group.needs is None
+            spans: Spans = group.parts[0][1] if plain else self._supply(group, lane, ladder)
+            if room is not None:
+                spans = Chunked(spans, room)
+            gate = Gate(gate_path(state.scratch, group.generator), None) if self._is_gated else None
+            if gate is not None:
+                stack.callback(gate.let_go)
+            if alone:
+                self._sizing = sizing
+            yield _Part(mine, self._dispatched(mine, spans, lane, limits, sizing, todo, alone=alone), gate)
+        if not alone:
+            self._sizing = Sizing(sum(int(term.value or 0) for term in terms), "generators", tuple(terms))
+
+    def _supply(self, group: PlannedGroup, lane: str, ladder: list[tuple[str, Prioritized]]) -> Prioritized:
+        """A generator's spans by priority; on the same kind of lane the most urgent ones of all go first."""
+
+        def may_go_on(priority: float) -> bool:
+            others = [supply.most_urgent() for kind, supply in ladder if kind == lane and supply is not mine]
+            return all(other is None or other <= priority for other in others)
+
+        mine = Prioritized(group.parts, may_go_on, group.needs)
+        ladder.append((lane, mine))
+        return mine
+
+    def _crew_for(
+        self, state: State, crew: Crew, free: Crew | None, lane: str, sizing: Sizing, stack: contextlib.ExitStack
+    ) -> tuple[Crew, Crew | None]:
+        """A crew for a lane, and the one that is still free: the plan's own goes to the first that it suits."""
+        if lane == ("inline" if self._job.workers == 0 else "processes") and free is not None:
+            if isinstance(free.lane, ProcessLane):
+                free.lane.limit(sizing.workers)
+            return free, None
+        orders, workshop = self._orders(state), crew.lane.workshop
+        if lane == "inline":
+            made: Lane = InlineLane(orders, workshop)
+        elif lane == "processes":
+            made = ProcessLane(orders, sizing.workers, workshop)
+        else:
+            timeout = self._job.limits.timeout
+            growth = self._machine.memory if self._job.limits.memory_per_item is None else orders.growth
+            threads = lane == "threads"
+            many = replace(orders, in_flight=sizing.workers, threads=threads, timeout=timeout, growth=growth)
+            made = ConcurrentLane(many, workshop)
+        return stack.enter_context(Crew(made, self._interrupted)), free
+
+    def _dispatched(
+        self, crew: Crew, spans: Spans, lane: str, limits: Limits, sizing: Sizing, todo: int | None, *, alone: bool
+    ) -> Dispatch:
+        surroundings = None
+        if lane == "processes":
+            room = self._room = Room(sizing.workers, self._machine.memory)
+            surroundings = Surroundings(
+                room, lambda: Machine.here().memory, lambda n, free: self._tell_of_room(room, n, free)
+            )
+        # Who wants to stop early had better begin with little.
+        knows = self._ledger is not None and alone and self._job.errors.policy == "collect"
+        last = self._ledger.seconds_an_item() if self._ledger is not None and knows else None
+        few = todo is not None and todo < _FEW
+        seating = Seating(self._job.workers != "auto", few, last)
+        return Dispatch(crew, spans, limits.timeout, self._job.errors, surroundings, seating=seating)
+
+    def _stop(self, seconds: float = float("inf")) -> None:
+        """Begin nothing more, and let what is in work end, for so long."""
+        for part in self._parts:
+            part.dispatch.stop(seconds)
+            if part.gate is not None:
+                part.gate.close()
+
+    def _is_out_of_time(self) -> bool:
+        """Whether the batch has taken what it may."""
+        most = self._job.limits.batch_timeout
+        late = most is not None and time.monotonic() - self._started > most
+        if late and self._stopped is None:
+            self._stopped = Stop(f"the batch has taken longer than limits.batch_timeout allows ({most:g} s)")
+        return late
+
+    def _tell_of_room(self, room: Room, seats: int, free: int) -> None:
+        short = seats < room.most
+        what = "memory is running short" if free < room.floor else "there is more memory again"
+        limit = f"at most {seats:,} of {room.most:,} workers" if short else "as many workers as before"
         self._tell(Noticed(f"{what} ({free / 10**6:,.0f} MB free): {limit}"))
 
     def _record(self, state: State, span: Span, outcome: Outcome) -> None:
@@ -462,6 +706,8 @@ class _Run:
         self._failed += outcome.failed
         self._skipped += outcome.skipped
         self._written += outcome.written
+        if outcome.usage:
+            self._usage.update(dict(outcome.usage))
         for item in outcome.items:
             if item.error:
                 # Ten thousand items that fail alike share one error: a failing run stays small.
@@ -470,8 +716,27 @@ class _Run:
         return _with_texts(outcome) if self._keep_text else outcome.items
 
     def _tell(self, event: Event) -> None:
-        for observer in self._observers:
-            observer(event)
+        self._observers.tell(event)
+
+    def _told(self, many: Iterable[tuple[ItemResult, ...]]) -> Iterator[tuple[ItemResult, ...]]:
+        """The items, after those have heard of them who want to hear of each."""
+        for items in many:
+            if self._observers.per_item:
+                self._observers.tell_all([self._completed(item) for item in items])
+            if self._observers.counted and items:
+                self._counted += len(items)
+                keys = tuple(item.key for item in items)
+                self._tell(ItemsCounted(self._counted, self.total, keys))
+            yield items
+
+    def _completed(self, item: ItemResult) -> ItemCompleted:
+        facts = (item.key, item.path, item.status, item.size, item.digest, item.duration_s, item.attempts)
+        return ItemCompleted(self._id, *facts, item.generator, item.error, item.usage or None)
+
+    def _remark(self, text: str) -> None:
+        """Note what is the matter with an observer, and tell the others."""
+        self._remarks.append(text)
+        self._tell(Noticed(text))
 
 
 @contextlib.contextmanager
@@ -507,12 +772,20 @@ def _unchanged(ledger: Ledger, layout: Layout) -> Iterator[tuple[ItemResult, ...
         yield tuple(items)
 
 
-def _size(job: Job, machine: Machine) -> Sizing:
-    """The workers of a job: as many as it says, or as many as fit."""
-    sizing = optimal_workers(machine, job.limits)
-    if job.workers == "auto":
-        return sizing
-    return Sizing(job.workers, "workers", sizing.terms)
+def size_of(job: Job, machine: Machine, limits: Limits, lane: str, *, concurrent: bool = True) -> Sizing:
+    """The workers of a lane, or its items in work at a time: as many as the job says, or as many as fit."""
+    factor = {"threads": _THREADS_A_CPU, "asyncio": math.inf}.get(lane, 1.0)
+    if lane == "asyncio":
+        need = limits.memory_per_item if limits.memory_per_item is not None else _COROUTINE_BYTES
+        most = _MOST_COROUTINES if limits.max_in_flight is None else limits.max_in_flight
+        limits = replace(limits, memory_per_item=need, max_in_flight=most)
+    sizing = optimal_workers(machine, limits, cpu_factor=factor)
+    if job.workers != "auto":
+        most = sys.maxsize if limits.max_in_flight is None else limits.max_in_flight
+        sizing = Sizing(min(job.workers, most), "workers" if job.workers <= most else "max_in_flight", sizing.terms)
+    if not concurrent:
+        sizing = Sizing(min(1, sizing.workers), "generator", sizing.terms)
+    return replace(sizing, at_once=lane in ("threads", "asyncio"))
 
 
 def _with_texts(outcome: Outcome) -> tuple[ItemResult, ...]:

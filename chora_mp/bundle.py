@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.errors import JobError
+from chora_mp.generators import installed
 from chora_mp.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # coordinator and every worker would hold a copy.
 LARGEST_TEMPLATE = 2**20
 MOST_TEMPLATES = 64 * 2**20
+_LABELS = ("template", "key", "output.path", "plugins", "jinja.extensions", "generator")
+_OF_CONTENT = ("{{ closure }}", "{{ output }}", "{{ key }}")
 _NOT_TEMPLATES = {".git", ".hg", ".svn", ".chora-mp", ".tox", ".venv", "__pycache__", "node_modules"}
 
 
@@ -39,6 +42,8 @@ class Plugin:
 class Bundle:
     """What a worker needs to render any record of a job.
 
+    `template`, `path` and `key` are expressions over a record; where `generator` is None the record is a content
+    config's, and they only name what was told of it when it was read, `asked` being the job's own key and path.
     `templates` maps a template's name to its path, as messages show it, and its bytes. `imported`: the files of local
     modules that plug-ins import. `labels` says how messages name the job's keys (`output.path` →
     `job.yaml:12: output.path`). `parts` maps whatever else decides what a document says to its digest or version, under
@@ -59,6 +64,8 @@ class Bundle:
     parts: Mapping[str, str] = field(repr=False)
     setting: str
     digest: str
+    generator: str | None = "jinja2"
+    asked: tuple[str | None, str | None] = (None, None)
 
 
 def take_bundle(job: Job) -> Bundle:
@@ -73,7 +80,8 @@ def take_bundle(job: Job) -> Bundle:
         raise JobError([f"{job.where('templates')}: cannot read {error.filename}: {error.strerror}"]) from None
     plugins = tuple(_plugin(job, name) for name in job.plugins)
     output = job.output.path if job.output else None
-    labels = {key: job.where(key) for key in ("template", "key", "output.path", "plugins", "jinja.extensions")}
+    asked = (job.key, output)
+    labels = {key: job.where(key) for key in _LABELS}
     try:
         imported = _imported(job, plugins)
         parts = dict(_parts(job, plugins, imported))
@@ -83,10 +91,11 @@ def take_bundle(job: Job) -> Bundle:
     except Exception as error:  # noqa: BLE001  (a constant's own __reduce__ may raise anything)
         raise JobError([f"{job.where('context')}: a constant cannot be sent to the workers ({error})"]) from None
     folder = str(job.folder)
+    template, output, key = (job.template, output, job.key) if job.template is not None else _OF_CONTENT
     return Bundle(
-        job.template,
+        template,
         output,
-        job.key,
+        key,
         job.jinja,
         folder,
         templates,
@@ -97,6 +106,8 @@ def take_bundle(job: Job) -> Bundle:
         parts,
         setting,
         digest_of(setting, {name: data for name, (_, data) in sorted(templates.items())}),
+        job.generator,
+        asked,
     )
 
 
@@ -113,6 +124,8 @@ def _parts(job: Job, plugins: tuple[Plugin, ...], imported: Mapping[str, bytes])
     yield "Jinja2", version("jinja2")
     yield "Python", ".".join(map(str, sys.version_info[:2]))
     yield "jinja", digest_of(astuple(job.jinja))
+    if job.generator != "jinja2":
+        yield from _generator_versions(job.generator)
     for name, value in job.context.items():
         yield f"context.{name}", digest_of(value)
     for plugin in plugins:
@@ -122,6 +135,17 @@ def _parts(job: Job, plugins: tuple[Plugin, ...], imported: Mapping[str, bytes])
         yield f"module {os.path.relpath(path, job.folder)}", digest_of(source)
     for depend in job.depends:
         yield f"depends {os.path.relpath(depend, job.folder)}", digest_of(_read(job, "depends", depend))
+
+
+def _generator_versions(name: str | None) -> Iterator[tuple[str, str]]:
+    """The packages that a generator comes from, with their versions; None: those that content configs may name."""
+    for generator, entry in installed().items():
+        if entry.dist is not None and name in (generator, None):
+            yield f"generator {generator}", f"{entry.dist.name} {entry.dist.version}"
+    for generator, package in (("minijinja", "minijinja"), ("bdd_scenario", "gherkin-official")):
+        if name in (generator, None):
+            with contextlib.suppress(ImportError):  # not installed: its items say so
+                yield package, version(package)
 
 
 def _imported(job: Job, plugins: tuple[Plugin, ...]) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ import click
 
 from chora_mp import units
 from chora_mp.errors import ChoraError, Interrupted, JobError, OutputError
+from chora_mp.generators import LANES
 from chora_mp.version import __version__
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def cli() -> None:
     "-j",
     "--jobs",
     metavar="N|auto",
-    help="At most so many worker processes; 0 renders inline, for debugging.  [default: as the job says]",
+    help="So many workers, if there are items for them; 0 renders inline, for debugging.  [default: as the job says]",
     **_converted(_jobs),
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Tell what would be rendered; with -v every item, and why.")
@@ -115,6 +116,7 @@ def cli() -> None:
 @click.option(
     "--max-failures", metavar="N|P%", help="Stop when more items than this have failed.", **_converted(_most_failures)
 )
+@click.option("--lane", type=click.Choice(LANES), help="Run items there, whatever their generators say.")
 @click.option("--timeout", metavar="SECONDS", help="What an item may take before it fails: 90, 5m, 250ms.", **_DURATION)
 @click.option("-o", "--output-dir", type=click.Path(), help="Write here instead of the job's output.dir.")
 @click.option(
@@ -127,12 +129,14 @@ def cli() -> None:
     **_converted(_definition),
 )
 @click.option("-k", "--only", metavar="GLOB", help="Render only the items whose key matches.")
+@click.option("--using", metavar="TEMPLATE", help="Render only the items whose documents are made from a template.")
 @click.option("--failed", is_flag=True, help="Render only the items that failed last time.")
 @click.option("--prune", is_flag=True, help="Remove outputs whose record is gone, but for those edited since.")
 @click.option(
     "--shard", metavar="I/N", help="Render only the Ith of N shares of the items, by key.", **_converted(_shard)
 )
 @click.option("--summary", metavar="FILE|-", help="Write the summary as JSON to a file, or to stdout.")
+@click.option("--events", metavar="FILE|-", help="Append what happens to a file as JSON lines, or write it to stdout.")
 @click.option(
     "--progress",
     type=click.Choice(["auto", "bar", "plain", "none"]),
@@ -142,7 +146,14 @@ def cli() -> None:
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and failures.")
 def render(
-    job: str, summary: str | None, progress: str, quiet: bool, dry_run: bool, verbose: bool, **options: Any
+    job: str,
+    summary: str | None,
+    events: str | None,
+    progress: str,
+    quiet: bool,
+    dry_run: bool,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     """Render the records of JOB whose outputs are not up to date.
 
@@ -150,20 +161,43 @@ def render(
     """
     if verbose and not dry_run:
         raise click.UsageError("--verbose lists the items of a plan: give --dry-run, too")
+    if events == summary == "-":
+        raise click.UsageError("--events and --summary cannot both have stdout: give one of them a file")
     from chora_mp.ahead import start_ahead  # noqa: PLC0415
 
     start_ahead(job, options)
-    wishes = {name: options.pop(name) for name in ("only", "failed", "shard", "force", "prune")}
+    wishes = {name: options.pop(name) for name in ("only", "using", "failed", "shard", "force", "prune")}
     checked = _job(job, options)
     _check_writable(summary)
     with _watching(progress, quiet) as observers:
         if dry_run:
             _dry_run(checked, wishes, observers, summary, verbose=verbose)
         else:
-            _render(checked, wishes, observers, summary, quiet=quiet)
+            with _event_log(events) as log:
+                _render(checked, wishes, [*observers, *log], summary, quiet=quiet, only_json="-" in (summary, events))
 
 
-def _render(job: Job, wishes: dict[str, Any], observers: list[Observer], summary: str | None, *, quiet: bool) -> None:
+@contextlib.contextmanager
+def _event_log(target: str | None) -> Iterator[list[Observer]]:
+    """The observer that writes the event log, if there is to be one."""
+    if target is None:
+        yield []
+        return
+    from chora_mp.eventlog import EventLog  # noqa: PLC0415
+
+    with contextlib.closing(EventLog(target)) as log:
+        yield [log]
+
+
+def _render(
+    job: Job,
+    wishes: dict[str, Any],
+    observers: list[Observer],
+    summary: str | None,
+    *,
+    quiet: bool,
+    only_json: bool,
+) -> None:
     with _Signals(inline=job.workers == 0) as signals:
         from chora_mp.batch import batch_generate  # noqa: PLC0415
 
@@ -172,9 +206,9 @@ def _render(job: Job, wishes: dict[str, Any], observers: list[Observer], summary
             result = batch_generate(job, observers=told, interrupted=signals.received, **wishes)
         except (Interrupted, ChoraError) as stopped:
             if stopped.result is not None:
-                _report(stopped.result, job, summary, quiet)
+                _report(stopped.result, job, summary, quiet=quiet, only_json=only_json)
             raise
-    _report(result, job, summary, quiet)
+    _report(result, job, summary, quiet=quiet, only_json=only_json)
     if result.failed:
         sys.exit(1)
 
@@ -245,8 +279,9 @@ def verify(job: str, output_dir: str | None, as_json: bool) -> None:
 
 @cli.command()
 @_JOB
+@click.option("--engine", metavar="NAME", help="Render a sample with this generator and with Jinja2, and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(job: str, as_json: bool) -> None:
+def check(job: str, as_json: bool, engine: str | None) -> None:
     """Look at JOB, its templates, its plug-ins and every record, without rendering.
 
     Exits with 0 if nothing is wrong, 1 if something is.
@@ -255,7 +290,7 @@ def check(job: str, as_json: bool) -> None:
     from chora_mp.upkeep import check_file  # noqa: PLC0415
 
     _begin_work()
-    found = check_file(job)
+    found = check_file(job, engine)
     for line in [json.dumps(found.as_dict())] if as_json else check_lines(found):
         _say(line)
     if found.findings:
@@ -271,9 +306,15 @@ def schema() -> None:
 
 
 @cli.command()
-def generators() -> None:
-    """List the generators: what can turn a record into a document."""
-    _say("jinja2  a Jinja2 template (file) for each record; runs in worker processes")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def generators(as_json: bool) -> None:
+    """List the generators: what can turn a record or a content config into a document."""
+    from chora_mp.generation import listed  # noqa: PLC0415
+    from chora_mp.progress import generator_lines  # noqa: PLC0415
+
+    rows = listed()
+    for line in [json.dumps([row._asdict() for row in rows])] if as_json else generator_lines(rows):
+        _say(line)
 
 
 def main() -> None:
@@ -402,6 +443,8 @@ def _job(path: str, options: dict[str, Any]) -> Job:
     if options.get("max_failures") is not None:
         errors["max_failures"], errors["max_failure_share"] = options["max_failures"]
     changes["errors"] = replace(job.errors, **errors)
+    if options.get("lane") is not None:
+        changes["lane"] = options["lane"]
     if options["timeout"] is not None:
         changes["limits"] = replace(job.limits, timeout=options["timeout"])
     if options["output_dir"] is not None and job.output is not None:
@@ -425,6 +468,8 @@ class _Signals:
 
     Also an observer: before rendering begins there is nothing in work.
     """
+
+    prompt = True
 
     def __init__(self, *, inline: bool) -> None:
         self._inline = inline
@@ -470,6 +515,8 @@ def _watching(progress: str, quiet: bool) -> Iterator[list[Observer]]:
         if isinstance(event, Noticed):
             _complain(event.message)
 
+    notice.prompt = True  # type: ignore[attr-defined]
+
     kind = progress
     if progress == "auto":
         kind = "bar" if sys.stderr.isatty() and not quiet else "none"
@@ -494,8 +541,8 @@ def _check_writable(target: str | None) -> None:
         raise JobError([f"--summary {target}: cannot be written; name a file in a folder that is there"])
 
 
-def _report(result: BatchResult, job: Job, target: str | None, quiet: bool) -> None:
-    """The summary: JSON where it was asked for; for people on stdout, or on stderr where stdout holds the JSON."""
+def _report(result: BatchResult, job: Job, target: str | None, *, quiet: bool, only_json: bool) -> None:
+    """The summary: JSON where it was asked for; for people on stdout, or on stderr where stdout holds only JSON."""
     from chora_mp.bundle import shown  # noqa: PLC0415
     from chora_mp.progress import failures_by_cause, summary  # noqa: PLC0415
 
@@ -504,7 +551,7 @@ def _report(result: BatchResult, job: Job, target: str | None, quiet: bool) -> N
     if quiet:
         lines = failures_by_cause(result.failures) if result.failed else iter(())
     for line in lines:
-        _say(line, err=quiet or target == "-")
+        _say(line, err=quiet or only_json)
     _hand_in(target, result.as_dict())
 
 

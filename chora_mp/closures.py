@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from chora_mp.bundle import Bundle
 
+NO_TEMPLATE = "(no template)"
+"""Stands for the template of documents that are made without one."""
+
 _CONTEXT = (_PassArg.context, _PassArg.environment)
 _DATA = (str, bytes, int, float, bool, type(None))
 
@@ -46,13 +49,15 @@ class Closures:
 
     def of(self, name: str) -> Closure:
         """The closure of the template `name`, which may be missing or broken."""
-        members = self._bundle.templates if self._all else self._members(name)
+        members = self._bundle.templates if self._all and name != NO_TEMPLATE else self._members(name)
         templates = {f"template {member}": digest_of(self._bundle.templates[member][1]) for member in sorted(members)}
         parts = {**self._bundle.parts, **templates}
         return Closure(int(digest_of(name, parts)[:12], 16), parts)
 
     def _members(self, name: str) -> Iterable[str]:
         """The templates that `name` may reach; all of them where that cannot be told."""
+        if name == NO_TEMPLATE:
+            return ()
         todo, found = [name], set()
         while todo:
             one = normal_or_none(todo.pop())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from chora_mp.ledger import ChunkRow, Ledger
     from chora_mp.selection import Selection
 
-UP_TO_DATE, NEW, CHANGED, CLOSURE, MISSING, EDITED, FAILED, FORCED, UNKEYED, LEFT_OUT = range(10)
+UP_TO_DATE, NEW, CHANGED, CLOSURE, MISSING, EDITED, FAILED, FORCED, NEEDED, NEEDS, UNKEYED, LEFT_OUT = range(12)
 """What is said of each record; of those from `NEW` to `UNKEYED` the item is rendered."""
 
 REASONS = {
@@ -29,6 +29,8 @@ REASONS = {
     EDITED: "output edited",
     FAILED: "failed last time",
     FORCED: "forced",
+    NEEDED: "others need its text",
+    NEEDS: "what it needs is rendered",
     UNKEYED: "no record, or no key",
 }
 

@@ -15,7 +15,7 @@ from chora_mp.records import Failure, ItemResult, Outcome, Place, Span
 from chora_mp.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from chora_mp.crew import Crew
     from chora_mp.lanes import Seat
@@ -57,6 +57,9 @@ class Spans(Protocol):
     def give_back(self, spans: Iterable[Span]) -> None:
         """Take spans back; the first of them comes out next."""
 
+    def completed(self, span: Span, outcome: Outcome, pending: Callable[[int], bool]) -> None:
+        """Hear what became of a span that was handed out; `pending`: whether a record is to be tried again."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Task:
@@ -71,8 +74,9 @@ class _Task:
 class Pace:
     """Seconds an item, learned from outcomes; the last few spans count most."""
 
-    def __init__(self) -> None:
-        self._seconds = self._items = 0.0
+    def __init__(self, seconds: float | None = None) -> None:
+        """`seconds`: what an item took last time; it counts as one span of a single item."""
+        self._seconds, self._items = (0.0, 0.0) if seconds is None else (seconds, 1.0)
 
     def learn(self, outcome: Outcome) -> None:
         """Take one more outcome into account."""
@@ -101,8 +105,19 @@ class Surroundings(NamedTuple):
     notice: Callable[[int, int], None]
 
 
+class Seating(NamedTuple):
+    """When further seats are opened: where the person asked for so many, at once; else as measuring tells.
+
+    `few`: there are so few items that nobody guesses. `seconds`: what an item took last time, None: nobody knows.
+    """
+
+    asked: bool = False
+    few: bool = False
+    seconds: float | None = None
+
+
 class Dispatch:
-    """The one loop that renders: fill, wait, settle.
+    """One crew's part of the loop that renders: fill, wait, settle.
 
     `timeout` in seconds an item, None for none. `clock` is monotonic and the one the slots are written by.
     """
@@ -116,15 +131,17 @@ class Dispatch:
         surroundings: Surroundings | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        seating: Seating = Seating(),  # noqa: B008  (frozen)
     ) -> None:
         self._crew = crew
-        self._spans = spans
+        self.spans = self._spans = spans
+        self._seating = seating
         self._errors = errors
         self.attempts = Attempts(errors, clock)
         self._surroundings = surroundings
         self._clock, self._sleep = clock, sleep
         self._watchdog = Watchdog(crew, timeout, clock)
-        self._pace = Pace()
+        self._pace = Pace(seating.seconds)
         self._seat_seconds = _SEAT_SECONDS
         self._window: dict[Future[Any], _Task] = {}
         self._load: Counter[int] = Counter()
@@ -149,22 +166,32 @@ class Dispatch:
             self._deadline = self._clock() + seconds
 
     def run(self) -> Iterator[tuple[Span, Outcome] | None]:
-        """What became of each span, as completed; an outcome speaks of the span's first `done` records.
+        """What became of each span, as `together` tells of several."""
+        return together([self], self._sleep)
 
-        None where nothing was completed for a while, so that the caller may look up.
+    @property
+    def window(self) -> Collection[Future[Any]]:
+        """What is in work."""
+        return self._window
 
-        Raises `WorkerError` where workers keep dying before they reach an item, and what workers and the caller's
-        iterable raise, the latter after the outcomes of the records before.
-        """
-        while True:
-            if not self._stopping:
-                for span in self.attempts.due():
-                    self._spans.give_back([span])
-            if not (self._spans.slow and any(future.done() for future in self._window)):
-                self._fill()
-            if self._clock() > self._deadline or not (self._window or (self.attempts.waiting and not self._stopping)):
-                break
-            yield from self._wait()
+    def fill(self) -> bool:
+        """Hand out what can be handed out; whether there is anything to wait for."""
+        if not self._stopping:
+            for span in self.attempts.due():
+                self._spans.give_back([span])
+        if not (self._spans.slow and any(future.done() for future in self._window)):
+            self._fill()
+        waits = self.attempts.waiting and not self._stopping
+        return self._clock() <= self._deadline and bool(self._window or waits)
+
+    def tell(self, answers: Iterable[tuple[Span, Outcome]]) -> Iterator[tuple[Span, Outcome]]:
+        """The answers, of which the supply hears, too."""
+        for span, outcome in answers:
+            self._spans.completed(span, outcome, self.attempts.is_pending)
+            yield span, outcome
+
+    def end(self) -> Iterator[tuple[Span, Outcome]]:
+        """What became of those that will not be tried again, now that all is over. Raises what the supply raised."""
         if self._window:
             notes = [seat.note() for seat in self._crew.seats]
             self.cut_off = sorted(note.seq for note in notes if note.seq is not None)
@@ -172,26 +199,18 @@ class Dispatch:
         if self._source_error:
             raise self._source_error
 
-    def _wait(self) -> Iterator[tuple[Span, Outcome] | None]:
-        """Until something is completed, or it is time to look up."""
-        tick = self._tick()
-        if not self._window:
-            self._sleep(tick)
-            yield None
-            return
-        future = next(_completed(self._window, tick), None)
-        if future is None or self._watchdog.is_due(tick):
+    def look_up(self, seconds: float, *, idle: bool) -> None:
+        """See after the workers, if it is time."""
+        if idle or self._watchdog.is_due(seconds):
             self._look_after()
-        if future is None:
-            yield None
-        elif future in self._window:
-            yield from self._settle(future)
 
     # -- handing out
 
     def _fill(self) -> None:
         if self._stopping or self.attempts.waiting > _MOST_WAITING or self._first_result_is_due():
             return
+        if self._crew.lane.span and not self._crew.seats and self._worth_a_seat():
+            self._crew.open()  # the one that there is; it takes many spans at once
         for depth in range(1, self._crew.lane.depth + 1):
             for seat in tuple(self._crew.seats):
                 if self._load[seat.number] < depth and seat.number not in self._leaving and not self._hand_out(seat):
@@ -202,7 +221,7 @@ class Dispatch:
 
     def _first_result_is_due(self) -> bool:
         """Whether to wait: of an iterable nobody knows how long the next record takes, and the first result is near."""
-        if self._pace.known or not self._window or self._spans.left is not None:
+        if self._pace.known or not self._window or self._spans.left is not None or self._crew.lane.span:
             return False
         return not all(self._is_long_at_it(seat.note()) for seat in self._crew.seats)
 
@@ -232,6 +251,8 @@ class Dispatch:
 
     def _count(self) -> int:
         """How many records the next span should have: its share of the time, and towards the end of what is left."""
+        if self._crew.lane.span:
+            return self._crew.lane.span
         wanted = int(SPAN_SECONDS / self._pace.seconds) if self._pace.known else _FIRST_COUNT
         left = self._spans.left
         if left is None and not self._pace.known:
@@ -248,8 +269,10 @@ class Dispatch:
             return left != 0
         if self._crew.full or left == 0:
             return False
+        if self._seating.asked and left is not None:
+            return True
         if not self._pace.known:
-            return all(self._is_long_at_it(seat.note()) for seat in self._crew.seats)
+            return not self._seating.few and all(self._is_long_at_it(seat.note()) for seat in self._crew.seats)
         return left is None or left * self._pace.seconds / (seats * (seats + 1)) > self._seat_seconds
 
     def _is_long_at_it(self, note: Note) -> bool:
@@ -258,7 +281,8 @@ class Dispatch:
 
     # -- taking back
 
-    def _settle(self, future: Future[Any]) -> Iterator[tuple[Span, Outcome]]:
+    def settle(self, future: Future[Any]) -> Iterator[tuple[Span, Outcome]]:
+        """What became of the span whose future is done, and of all else that its worker had, if that has died."""
         task = self._window[future]
         try:
             answer = future.result()
@@ -307,7 +331,7 @@ class Dispatch:
         mine = [future for future, task in self._window.items() if task.seat is seat]
         for future in mine:
             if future.exception() is None:  # done before the death, and only not looked at yet
-                yield from self._settle(future)
+                yield from self.settle(future)
         tasks = [self._window.pop(future) for future in mine if future in self._window]
         del self._load[seat.number]
         if getting_ready:
@@ -337,6 +361,9 @@ class Dispatch:
         self, tasks: list[_Task], note: Note, overdue: Note | None, ending: str
     ) -> Iterator[tuple[Span, Outcome]]:
         """Find out who is to blame for a death."""
+        if self._crew.lane.span:
+            self._apportion_many(tasks, note, overdue, ending)
+            return
         oldest, *waiting = tasks  # the one that it was at; what waited behind is as it was
         self._start_over(waiting)
         if oldest.verdict:
@@ -345,6 +372,18 @@ class Dispatch:
             self._blame(oldest.span, note, overdue, ending)
         else:
             self._mourn(oldest.span, ending, rendered=note.span == oldest.span.seq)
+
+    def _apportion_many(self, tasks: list[_Task], note: Note, overdue: Note | None, ending: str) -> None:
+        """The same of a worker that had many items in work; where its slot cannot tell, all of them are suspects."""
+        known = note.seq is not None and (self._crew.lane.exact or overdue is not None)
+        guilty = next((task for task in tasks if known and task.span.seq == note.span and not task.verdict), None)
+        self._start_over([task for task in tasks if task is not guilty and (guilty or task.verdict)])
+        if guilty:
+            self._blame(guilty.span, note, overdue, ending)
+            return
+        for task in tasks:
+            if not task.verdict:
+                self._mourn(task.span, ending, rendered=True)
 
     def _mourn(self, span: Span, ending: str, *, rendered: bool) -> None:
         """A death between records: nobody to blame by the slot, so a span that it happens to twice is halved."""
@@ -396,7 +435,7 @@ class Dispatch:
 
     # -- looking after
 
-    def _tick(self) -> float:
+    def tick(self) -> float:
         """How long to wait for an outcome before looking up."""
         tick = self._quiet_tick()
         if self._narrow:
@@ -435,6 +474,39 @@ class Dispatch:
             for seat in self._crew.seats[1:]:
                 self._sacrificed.add(seat.number)
                 seat.kill()
+
+
+def together(
+    dispatches: Sequence[Dispatch], sleep: Callable[[float], None] = time.sleep
+) -> Iterator[tuple[Span, Outcome] | None]:
+    """What became of each span of all crews, as completed; an outcome speaks of the span's first `done` records.
+
+    None where nothing was completed for a while, so that the caller may look up.
+
+    Raises `WorkerError` where workers keep dying before they reach an item, and what workers and the caller's
+    iterable raise, the latter after the outcomes of the records before.
+    """
+    while True:
+        busy = [dispatch.fill() for dispatch in dispatches]
+        if not any(busy):
+            break
+        window = [future for dispatch in dispatches for future in dispatch.window]
+        tick = min(dispatch.tick() for dispatch, is_busy in zip(dispatches, busy, strict=True) if is_busy)
+        if not window:
+            sleep(tick)
+            yield None
+            continue
+        future = next(_completed(window, tick), None)
+        for dispatch in dispatches:
+            dispatch.look_up(tick, idle=future is None)
+        if future is None:
+            yield None
+            continue
+        for dispatch in dispatches:
+            if future in dispatch.window:
+                yield from dispatch.tell(dispatch.settle(future))
+    for dispatch in dispatches:
+        yield from dispatch.end()
 
 
 def _completed(window: Iterable[Future[Any]], seconds: float) -> Iterator[Future[Any]]:

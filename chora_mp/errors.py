@@ -6,7 +6,8 @@ ChoraError                 exit code 2 unless it says otherwise
 ├── TemplateError          a template that the job reaches, or a plug-in, is broken
 ├── OutputError            the output folder cannot be used
 ├── LedgerError            the ledger cannot be read or written, or another run holds it
-└── WorkerError            the workers cannot be started or keep dying before they reach an item
+├── WorkerError            the workers cannot be started or keep dying before they reach an item
+└── BatchFailed            items have failed, and the caller asked for that to be an error; exit code 1
 
 KeyboardInterrupt
 └── Interrupted            stopped by a signal, in good order; exit code 130
@@ -61,6 +62,23 @@ class LedgerError(ChoraError):
 
 class WorkerError(ChoraError):
     """Worker processes cannot be started, or die before they reach an item."""
+
+
+class BatchFailed(ChoraError):  # noqa: N818  (what `raise_if_failed` raises)
+    """Items of a batch have failed; `result` says which."""
+
+    exit_code = 1
+
+    def __init__(self, result: BatchResult) -> None:
+        self.result = result
+        first = result.failures[0] if result.failures else None
+        named = (
+            f"; the first is {first.key!r}: {first.error.type}: {first.error.message}" if first and first.error else ""
+        )
+        super().__init__(f"{result.failed:,} of {result.total:,} items failed{named}")
+
+    def __reduce__(self) -> tuple[type[BatchFailed], tuple[BatchResult | None]]:
+        return type(self), (self.result,)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from chora_mp.records import BatchResult
+    from chora_mp.records import BatchResult, Failure, Status, Usage
     from chora_mp.sizing import Sizing
 
 
@@ -57,7 +57,64 @@ class Noticed:
     message: str
 
 
-Event = ReadingStarted | RenderingStarted | SpanCompleted | RenderingEnded | Noticed
+@dataclass(frozen=True, slots=True)
+class BatchStarted:
+    """A batch of `total` items begins (None: nobody knows yet); all of its events carry its `batch_id`."""
+
+    batch_id: str
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCompleted:
+    """What became of one item; the fields are those of its `ItemResult`, `config_id` is its key."""
+
+    batch_id: str
+    config_id: str
+    path: str
+    status: Status
+    size: int
+    digest: str
+    duration_s: float
+    attempts: int
+    generator: str
+    error: Failure | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCompleted:
+    """A batch is over; `stopped` says why it ended early, None: it did not."""
+
+    batch_id: str
+    successful: int
+    failed: int
+    unchanged: int
+    not_reached: int
+    duration_s: float
+    stopped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsCounted:
+    """Items were dealt with: `done` so far of `total`, the last of them those with `keys`. Only `Progress` is told."""
+
+    done: int
+    total: int | None
+    keys: tuple[str, ...]
+
+
+Event = (
+    ReadingStarted
+    | RenderingStarted
+    | SpanCompleted
+    | RenderingEnded
+    | Noticed
+    | BatchStarted
+    | ItemCompleted
+    | BatchCompleted
+    | ItemsCounted
+)
 
 if TYPE_CHECKING:
     Observer = Callable[[Event], None]

@@ -13,7 +13,23 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Collection, Mapping
 
-Format = Literal["jsonl", "json", "yaml", "csv", "toml", "sqlite", "python"]
+    from chora_mp.generators import LaneName
+
+Format = Literal["jsonl", "json", "yaml", "csv", "toml", "sqlite", "python", "content"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One document that is asked of a content config: its id or file, what of its context is to be other, and where to.
+
+    `output`: the path inside the output folder; None: as the job says. `key`: its name; None: the output, or the id.
+    """
+
+    config: str
+    context: Mapping[str, Any] = field(default_factory=dict)
+    output: str | None = None
+    priority: float | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +38,8 @@ class Source:
 
     `path` is absolute; `python` is `(file or module, callable)`. `records` is the path to the list inside a JSON,
     YAML or TOML document, as names. `delimiter` and `encoding` matter for text; `query` for SQLite. `name` is what
-    messages call it: the path as the job file spells it.
+    messages call it: the path as the job file spells it. Format `content`: `path` is the folder of content configs, and
+    `requests` are those that are asked for, none: each config once.
     """
 
     name: str
@@ -34,6 +51,7 @@ class Source:
     encoding: str = "utf-8"
     query: str | None = None
     gzip: bool = False
+    requests: tuple[Request, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +64,17 @@ class Output:
     dir: Path
     path: str
     fsync: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorOptions:
+    """What a job wants of one generator: the `lane` that it runs on, and the limits that are other than the job's.
+
+    `limits` holds only those that were given, by their names in `Limits`.
+    """
+
+    lane: LaneName | None = None
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +95,15 @@ class JinjaOptions:
 class Job:
     """What to render, from what, to where; immutable, every path absolute.
 
-    `context` holds the loaded constants. `plugins` are absolute paths of Python files or names of modules. `lines`
-    maps a dotted key of the job file (`output.path`) to its line, for messages. `workers` 0 renders inline.
+    `template` is None, and `generator`, too, where content configs say what to render. `generators`: options by a
+    generator's name; `lane` overrides all of theirs. `context` holds the loaded constants. `plugins` are absolute paths
+    of Python files or names of modules. `lines` maps a dotted key of the job file (`output.path`) to its line, for
+    messages. `workers` 0 renders inline.
     """
 
     name: str
     folder: Path
-    template: str
+    template: str | None
     templates: tuple[Path, ...]
     source: Source | None = None
     output: Output | None = None
@@ -84,6 +115,9 @@ class Job:
     workers: int | Literal["auto"] = "auto"
     limits: Limits = field(default_factory=Limits)
     errors: Errors = field(default_factory=Errors)
+    generator: str | None = "jinja2"
+    generators: Mapping[str, GeneratorOptions] = field(default_factory=dict)
+    lane: LaneName | None = None
     file: str | None = None
     lines: Mapping[str, int] = field(default_factory=dict)
 
@@ -107,6 +141,15 @@ class Job:
         from chora_mp.jobfile import job_from_mapping  # noqa: PLC0415
 
         return job_from_mapping(data, Path(folder))
+
+    def options_of(self, generator: str) -> GeneratorOptions:
+        """What the job wants of a generator, the lane that is asked of all included."""
+        options = self.generators.get(generator, GeneratorOptions())
+        return replace(options, lane=self.lane) if self.lane else options
+
+    def limits_of(self, generator: str) -> Limits:
+        """The job's limits as they hold for a generator."""
+        return replace(self.limits, **self.options_of(generator).limits)
 
     def replace(self, **changes: Any) -> Job:
         """A copy with some fields changed, as `dataclasses.replace`."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from chora_mp.errors import JobError
-from chora_mp.job import JinjaOptions, Job, Output, Source
+from chora_mp.job import GeneratorOptions, JinjaOptions, Job, Output, Request, Source
 from chora_mp.jobsections import (
     SECTIONS,
     ErrorsSection,
+    GeneratorSection,
     JinjaSection,
     JobSection,
     LimitsSection,
@@ -30,6 +32,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
+
+CONTENT_PATH = "{{ id }}.{{ extension }}"
+"""Where a content config's document goes if nobody says."""
+
+CONFIGS = "content"
+"""The folder in which requests find their configs if the job names none."""
 
 _START = "write keys such as 'template: page.md.j2'"
 
@@ -78,6 +86,8 @@ def _allow_null(entry: dict[str, Any]) -> None:
 def _checked(data: object, origin: Origin) -> Job:
     if not isinstance(data, Mapping):
         raise JobError([one_line(f"{origin.place}: not a mapping (found {found(data)}); {_START}")])
+    about_content = data.get("configs") is not None or bool(data.get("requests"))
+    origin = replace(origin, about_content=about_content)
     try:
         section = JobSection.model_validate(data, context=origin)
     except ValidationError as error:
@@ -144,8 +154,10 @@ def _explained(details: ErrorDetails, parts: list[str]) -> str:
 def _known(parts: list[str]) -> str:
     """What an unknown key may have meant: the same word in another section, or one nearly the same."""
     *outer, name = parts
-    names = list(SECTIONS[".".join(outer)].model_fields)
-    others = [f"{place}.{name}" for place, section in SECTIONS.items() if place and name in section.model_fields]
+    section = outer[:1] + ["*"] * (len(outer) - 1) if outer[:1] in (["generators"], ["requests"]) else outer
+    names = list(SECTIONS[".".join(section)].model_fields)
+    named = ((place, section) for place, section in SECTIONS.items() if place and "*" not in place)
+    others = [f"{place}.{name}" for place, section in named if name in section.model_fields]
     if others and not outer:
         return f"did you mean {' or '.join(map(repr, others))}?"
     return meant(name, names, f"the keys here are {', '.join(names)}")
@@ -161,8 +173,8 @@ def _frozen(section: JobSection, data: Mapping[str, Any], origin: Origin) -> Job
         folder=origin.folder,
         template=section.template,
         templates=tuple(section.templates),
-        source=_source(section.source, data.get("source")),
-        output=_output(section.output, origin.folder / "build" / name),
+        source=_content(section, data, origin) or _source(section.source, data.get("source")),
+        output=_output(section.output, origin.folder / "build" / name, CONTENT_PATH if origin.about_content else None),
         key=section.key,
         context=section.context,
         plugins=tuple(section.plugins),
@@ -171,6 +183,9 @@ def _frozen(section: JobSection, data: Mapping[str, Any], origin: Origin) -> Job
         workers=section.workers,
         limits=_limits(section.limits),
         errors=_errors(section.errors),
+        generator=None if origin.about_content else section.generator,
+        generators={generator: _generator(options) for generator, options in section.generators.items()},
+        lane=section.lane,
         file=origin.file,
         lines=origin.lines,
     )
@@ -195,8 +210,23 @@ def _source(section: SourceSection | None, spelled: Any) -> Source | None:
     )
 
 
-def _output(section: OutputSection, folder: Path) -> Output | None:
-    return Output(section.dir or folder, section.path, section.fsync) if section.path else None
+def _content(section: JobSection, data: Mapping[str, Any], origin: Origin) -> Source | None:
+    if not origin.about_content:
+        return None
+    requests = tuple(Request(one.config, one.context, one.output, one.priority, one.key) for one in section.requests)
+    name = os.fspath(data.get("configs") or "requests")
+    folder = section.configs or (origin.folder / CONFIGS if (origin.folder / CONFIGS).is_dir() else None)
+    return Source(name, "content", path=folder, requests=requests)
+
+
+def _generator(section: GeneratorSection) -> GeneratorOptions:
+    limits = {name: getattr(section, name) for name in section.model_fields_set if name != "lane"}
+    return GeneratorOptions(section.lane, limits)
+
+
+def _output(section: OutputSection, folder: Path, usual: str | None) -> Output | None:
+    path = section.path or usual
+    return Output(section.dir or folder, path, section.fsync) if path else None
 
 
 def _jinja(section: JinjaSection) -> JinjaOptions:
@@ -208,7 +238,7 @@ def _jinja(section: JinjaSection) -> JinjaOptions:
 
 
 def _limits(section: LimitsSection) -> Limits:
-    return Limits(section.timeout, section.memory_per_item, section.rate, section.latency, section.max_workers)
+    return Limits(**{name: getattr(section, name) for name in type(section).model_fields})
 
 
 def _errors(section: ErrorsSection) -> Errors:

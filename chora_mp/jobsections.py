@@ -23,7 +23,9 @@ from pydantic import (
 
 from chora_mp.jobvalues import (
     FORMATS,
+    OPTIONAL,
     Constants,
+    Context,
     Count,
     Delimiter,
     Duration,
@@ -33,16 +35,19 @@ from chora_mp.jobvalues import (
     File,
     Files,
     Flag,
+    Folder,
     Folders,
     Format,
+    Lane,
     MostFailures,
     Name,
     Names,
-    Off,
     OutputFolder,
     Plugins,
+    Priority,
     PythonCallable,
     Rate,
+    Requests,
     Retries,
     Size,
     Text,
@@ -68,7 +73,6 @@ _READ_BY = {
     "encoding": ("json", "yaml", "csv", "tsv", "toml"),
 }
 _NEEDED_BY = {"query": "sqlite", "records": "toml"}
-_LATER = "Not available in this version."
 
 
 def _key(default: Any, description: str) -> Any:
@@ -147,7 +151,8 @@ class OutputSection(Section):
     @field_validator("path")
     @classmethod
     def _check_path(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None and "output" in origin(info).require:
+        needs = origin(info)
+        if value is None and "output" in needs.require and not needs.about_content:
             raise missing("output.path")
         return value
 
@@ -195,13 +200,36 @@ class LimitsSection(Section):
         Limits().timeout, "The longest that an item may take; null: for ever, left out: 300 s."
     )
     memory_per_item: Size | None = _key(None, "The memory that a worker may take: for sizing, and a hard cap.")
-    rate: Rate | None = _key(None, "Items per time, such as 60/min.")
+    rate: Rate | None = _key(None, "The most items that begin in a time, such as 60/min.")
     latency: Duration | None = _key(None, "How long an item waits for somebody else, for sizing.")
     max_workers: Count | None = _key(None, "The most worker processes.")
-    max_in_flight: Off = _key(None, _LATER)
-    batch_size: Off = _key(None, _LATER)
-    batch_timeout: Off = _key(None, _LATER)
-    batch_memory: Off = _key(None, _LATER)
+    max_in_flight: Count | None = _key(None, "The most items at the same time, in whatever workers.")
+    batch_size: Count | None = _key(None, "Items of a chunk: the next one begins when all of it is done.")
+    batch_timeout: Duration | None = _key(None, "What the whole batch may take; then nothing more is begun.")
+    batch_memory: Size | None = _key(None, "The memory that all workers together may take, for sizing.")
+
+
+class GeneratorSection(Section):
+    """What a job wants of one generator; limits that are not given are the job's."""
+
+    keeps_null = frozenset({"timeout"})
+
+    lane: Lane | None = _key(None, "Where it runs; default: where it says that it runs best.")
+    timeout: Duration | None = _key(None, "The longest that an item of it may take; null: for ever.")
+    rate: Rate | None = _key(None, "The most of its items that begin in a time, such as 60/min.")
+    latency: Duration | None = _key(None, "How long an item of it waits for somebody else, for sizing.")
+    max_workers: Count | None = _key(None, "The most workers for it.")
+    max_in_flight: Count | None = _key(None, "The most of its items at the same time.")
+
+
+class RequestSection(Section):
+    """One document that is asked of a content config."""
+
+    config: Text = Field(description="A config's id, or its file, which ends in .json, .yaml or .yml.")
+    context: Context = _key({}, "What of the config's context is to be other for this document.")
+    output: Text | None = _key(None, "The document's path inside the output folder; default: as output.path says.")
+    priority: Priority | None = _key(None, "high, medium, low, or a number: higher ones are handed out first.")
+    key: Text | None = _key(None, "The item's name; default: its output, or the config's id.")
 
 
 class BackoffSection(Section):
@@ -235,9 +263,11 @@ class ErrorsSection(Section):
 def _told_source(value: object, info: ValidationInfo) -> object:
     """A source as a mapping with the format that its name tells, unless one is given."""
     if value is None:
-        if "source" in origin(info).require:
+        if "source" in origin(info).require and not is_about_content(info):
             raise missing("source")
         return None
+    if is_about_content(info):
+        raise problem("records and content configs are two kinds of jobs; remove source, or configs and requests")
     source = {"path": value} if isinstance(value, (str, os.PathLike)) else value
     if not isinstance(source, Mapping):
         raise problem(f"must be a path or a mapping (found {found(value)}); {advice('source')}")
@@ -258,6 +288,11 @@ def _told_format(source: Mapping[str, object]) -> str | None:
     return FORMATS.get(kind, Unguessed(name))
 
 
+def is_about_content(info: ValidationInfo) -> bool:
+    """Whether the job renders content configs, and not records."""
+    return origin(info).about_content
+
+
 def is_gzip(path: Path) -> bool:
     """Whether a source's name says that it is compressed."""
     return path.suffix.lower() == ".gz"
@@ -271,19 +306,47 @@ class JobSection(Section):
         SourceSection | None,
         BeforeValidator(_told_source, json_schema_input_type=Text | SourceSection | None),
     ] = _key(None, "Where records come from: a file, or a mapping with its options.")
+    configs: Folder | None = _key(None, "The folder of content configs; without requests, each config is an item.")
+    requests: Requests[RequestSection] = _key([], "The documents that are asked of content configs.")
+    generator: Text = _key("jinja2", "What makes a document of a record and its template; configs say their own.")
+    generators: dict[str, GeneratorSection] = _key({}, "By a generator's name, its lane and limits.")
+    lane: Lane | None = _key(None, "Where items run, whatever their generators say.")
     templates: Folders = _key("templates", "The folder of templates, or a list of folders.")
-    template: Text = Field(description="The template of a document; may be an expression over the record.")
+    template: Text | None = _key(None, "The template of a document; may be an expression over the record.")
     key: Text | None = _key(
         None, "An item's unique, stable name: an expression over the record; default: its output path."
     )
     output: OutputSection = _key({}, "Where documents go.")
     context: Constants = _key({}, "Constants for every document; {file: site.yaml} loads a file.")
-    plugins: Plugins = _key([], "Python files or modules with dictionaries FILTERS, TESTS and GLOBALS.")
+    plugins: Plugins = _key([], "Python files or modules with dictionaries FILTERS, TESTS, GLOBALS and GENERATORS.")
     depends: Files = _key([], "Other files that the documents depend on.")
     jinja: JinjaSection = _key({}, "Options of the Jinja2 environment.")
     workers: Workers = _key("auto", "How many worker processes; 0 renders inline, for debugging.")
     limits: LimitsSection = _key({}, "What an item and the run may use.")
     errors: ErrorsSection = _key({}, "What happens when an item fails.")
+
+    @field_validator("templates", mode="before")
+    @classmethod
+    def _check_templates(cls, value: object, info: ValidationInfo) -> object:
+        """Content configs may do without a folder of templates."""
+        own = is_about_content(info) and value == "templates" and not (origin(info).folder / "templates").is_dir()
+        return OPTIONAL if own else value
+
+    @field_validator("template")
+    @classmethod
+    def _check_template(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and not is_about_content(info):
+            raise missing("template")
+        if value is not None and is_about_content(info):
+            raise problem("content configs name their own templates; remove it")
+        return value
+
+    @field_validator("generators", mode="before")
+    @classmethod
+    def _check_generators(cls, value: object) -> object:
+        if isinstance(value, Mapping) and (names := [name for name in value if not isinstance(name, str)]):
+            raise problem(f"must name generators (found {found(names[0])}); write their names as text")
+        return value
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -294,4 +357,6 @@ SECTIONS: dict[str, type[Section]] = {
     "limits": LimitsSection,
     "errors": ErrorsSection,
     "errors.backoff": BackoffSection,
+    "generators.*": GeneratorSection,
+    "requests.*": RequestSection,
 }

@@ -9,18 +9,20 @@ from __future__ import annotations
 import codecs
 import difflib
 import json
+import math
 import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from chora_mp.errors import JobError
+from chora_mp.generators import LANES
 from chora_mp.policy import RETRIES
 from chora_mp.units import quoted, rate, seconds, size
 from chora_mp.yamlfile import one_line, read_text, read_yaml
@@ -56,7 +58,8 @@ _NEAR = 1000  # names in a folder that are looked through for the one that was m
 class Origin:
     """Where a job comes from, and what the caller needs of it: the context of every check.
 
-    `place`: what messages call the job; `name`: its name if it gives none; `file`, `lines`: as in `Job`.
+    `place`: what messages call the job; `name`: its name if it gives none; `file`, `lines`: as in `Job`;
+    `about_content`: whether it renders content configs.
     """
 
     place: str
@@ -65,6 +68,7 @@ class Origin:
     require: frozenset[str] = frozenset()
     file: str | None = None
     lines: Mapping[str, int] = field(default_factory=dict)
+    about_content: bool = False
 
 
 def origin(info: ValidationInfo) -> Origin:
@@ -168,7 +172,7 @@ def _mapped(value: object) -> object:
 
 def _one_or_more(value: object) -> object:
     """A single text or path as a list of one."""
-    if value in ([], ()):
+    if value is not OPTIONAL and value in ([], ()):
         raise problem("must not be empty (found []); name a folder or remove the key")
     return [value] if isinstance(value, (str, os.PathLike)) else _listed(value)
 
@@ -207,10 +211,24 @@ def _count(value: object) -> object:
     raise problem(f"must be a whole number from 1 (found {found(value)}); write one, or null for no limit")
 
 
-def _off(value: object) -> None:
-    """Nothing but null, for keys of the contract that this version does not act on."""
-    if value is not None:
-        raise problem(f"not available in this version (found {found(value)}); remove it or set it to null")
+def _lane(value: object) -> object:
+    return None if value is None else _chosen(value, LANES)
+
+
+PRIORITIES = {"high": 100.0, "medium": 50.0, "low": 0.0}
+"""What the words for a priority stand for; medium is the usual one."""
+
+
+def _priority(value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value in PRIORITIES:
+        return PRIORITIES[value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise problem(
+        f"must be high, medium, low or a number (found {found(value)}); {meant(value, PRIORITIES, 'write one')}"
+    )
 
 
 def _retries(value: object) -> int | None:
@@ -413,7 +431,13 @@ Count = Annotated[int, PlainValidator(_count, json_schema_input_type=Annotated[i
 Duration = Annotated[float, _unit(seconds)]
 Size = Annotated[int, _unit(size)]
 Rate = Annotated[float, _unit(rate)]
-Off = Annotated[None, PlainValidator(_off, json_schema_input_type=None)]
+Lane = Annotated[
+    Literal["inline", "threads", "processes", "asyncio"],
+    PlainValidator(
+        lambda value: None if value is None else _chosen(value, LANES), json_schema_input_type=Literal[LANES]
+    ),
+]
+Priority = Annotated[float, PlainValidator(_priority, json_schema_input_type=Literal["high", "medium", "low"] | float)]
 Retries = Annotated[
     int | None, PlainValidator(_retries, json_schema_input_type=bool | Annotated[int, Field(ge=0)] | None)
 ]
@@ -437,6 +461,9 @@ PythonCallable = Annotated[tuple[str, str], PlainValidator(_callable, json_schem
 File = Annotated[Path, PlainValidator(_file, json_schema_input_type=_SomeText)]
 Files = Annotated[list[File], BeforeValidator(_listed)]
 Folder = Annotated[Path, PlainValidator(_folder, json_schema_input_type=_SomeText)]
+OPTIONAL: list[Path] = []
+"""Stands for a folder that need not be there."""
+
 Folders = Annotated[list[Folder], BeforeValidator(_one_or_more, json_schema_input_type=_SomeText | list[_SomeText])]
 OutputFolder = Annotated[Path, PlainValidator(_output_folder, json_schema_input_type=_SomeText)]
 Plugins = Annotated[
@@ -449,3 +476,6 @@ Constants = Annotated[
     ],
     BeforeValidator(_mapped),
 ]
+_T = TypeVar("_T")
+Context = Annotated[dict[str, Any], BeforeValidator(_mapped)]
+Requests = Annotated[list[_T], BeforeValidator(_listed)]

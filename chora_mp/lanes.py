@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pickle
 import resource
 import signal
+import time
 from concurrent.futures import BrokenExecutor, Future
-from threading import Thread
+from threading import RLock, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from chora_mp.errors import OutputError, WorkerError
+from chora_mp.errors import ChoraError, OutputError, WorkerError
 from chora_mp.slots import Slot
 
 if TYPE_CHECKING:
@@ -22,12 +24,16 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from chora_mp import seats
-    from chora_mp.records import Orders
+    from chora_mp.records import Orders, Span
     from chora_mp.slots import Note
 
 
 _LEAVE_SECONDS = 1.0  # what an idle worker may take to end
 _NOBODY_KNOWS = 255  # what multiprocessing says where the fork server could not tell how a process ended
+_ROOM_SECONDS = 0.02  # what a worker with room for more goes on for before it asks whether there is more
+_FULL_SECONDS = 0.5
+_SPANS = 16  # that the items in work at a time are in
+_MOST_READY = 500  # records that wait in the worker
 _SEAT_DESCRIPTORS = 10  # 9 were counted: queues, locks, sentinel and slot
 _OTHER_DESCRIPTORS = 40
 
@@ -40,9 +46,10 @@ class Ending(NamedTuple):
 
 
 class Seat(Protocol):
-    """One worker that tasks can be given to."""
+    """One worker that tasks can be given to. `answered`: when it was last heard of while at a task; 0: nobody knows."""
 
     number: int
+    answered: float
 
     def submit(self, name: str, *arguments: Any) -> Future[Any]:
         """Have the worker's method `name` called; its result, or what it raises, comes in the future."""
@@ -64,10 +71,17 @@ class Seat(Protocol):
 
 
 class Lane(Protocol):
-    """A place where spans run: at most `most` seats, each with at most `depth` spans at a time."""
+    """A place where spans run: at most `most` seats, each with at most `depth` spans at a time.
+
+    `span`: how many records a span has, where that is not learned; `exact`: whether a slot names the item that is to
+    blame for a death.
+    """
 
     most: int
     depth: int
+    span: int | None
+    exact: bool
+    workshop: Workshop
 
     def open(self) -> Seat:
         """Open one more seat. Raises `WorkerError`."""
@@ -88,6 +102,7 @@ class ProcessSeat:
         from chora_mp import seats  # noqa: PLC0415
 
         self.number = number
+        self.answered = 0.0
         self._slot = Slot(slots, number)
         self._slot.start(0)
         self._temporary = f"{orders.temporary}{number}".encode()
@@ -205,27 +220,57 @@ class ProcessLane:
     """Worker processes, started one by one from a fork server of the run's own."""
 
     depth = 2  # one span in work and one waiting, so that no worker waits for the coordinator
+    span: int | None = None
+    exact = True
 
-    def __init__(self, orders: Orders, most: int) -> None:
-        """A lane of at most `most` seats, or of as many as this process may open files for."""
-        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
-        self.most = max(1, min(most, descriptors // _SEAT_DESCRIPTORS))
+    def __init__(self, orders: Orders, most: int, workshop: Workshop | None = None) -> None:
+        """A lane of at most `most` seats, or of as many as this process may open files for.
+
+        `workshop`: what it shares with other lanes of the run; None: it is the first.
+        """
+        self.limit(most)
+        self.workshop = workshop or Workshop()
+        self._owns_workshop = workshop is None
         self._orders = orders
-        self._server: seats.Server | None = None  # a run that finds nothing to do starts nothing
         self._slots = os.path.join(orders.scratch, "slots")
-        self._numbers: Callable[[], int] = iter(range(1 << 30)).__next__
 
     def open(self) -> ProcessSeat:
         """Open one more seat; its process starts with its first task. Raises `WorkerError`."""
         try:
-            if self._server is None:
-                from chora_mp import seats  # noqa: PLC0415
-
-                self._server = seats.Server.next()
-            return ProcessSeat(self._numbers(), self._orders, self._slots, self._server)
+            return self._seat(self.workshop.number(), self.workshop.started())
         except OSError as error:
             where = " (its semaphores are in /dev/shm)" if error.errno == errno.ENOSPC and not error.filename else ""
             raise WorkerError(f"cannot start a worker: {error}{where}") from None
+
+    def limit(self, most: int) -> None:
+        """Have at most so many seats from now on, or as many as this process may open files for."""
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_DESCRIPTORS
+        self.most = max(1, min(most, descriptors // _SEAT_DESCRIPTORS))
+
+    def _seat(self, number: int, server: seats.Server) -> ProcessSeat:
+        return ProcessSeat(number, self._orders, self._slots, server)
+
+    def close(self) -> None:
+        """End the fork server, if it is this lane's own."""
+        if self._owns_workshop:
+            self.workshop.close()
+
+
+class Workshop:
+    """What the lanes of one run share: the fork server, and the numbers of seats."""
+
+    def __init__(self) -> None:
+        self._server: seats.Server | None = None  # a run that finds nothing to do starts nothing
+        self.number: Callable[[], int] = iter(range(1 << 30)).__next__
+        """The number of the next seat."""
+
+    def started(self) -> seats.Server:
+        """The fork server. Raises `OSError`."""
+        if self._server is None:
+            from chora_mp import seats  # noqa: PLC0415
+
+            self._server = seats.Server.next()
+        return self._server
 
     def close(self) -> None:
         """End the fork server."""
@@ -233,16 +278,101 @@ class ProcessLane:
             self._server.stop()
 
 
+class ConcurrentSeat(ProcessSeat):
+    """A worker process that has many items in work at a time, of several spans.
+
+    The pool of one gives it one task after the other. So its spans do not travel as tasks of their own: a task says "go
+    on" (`Worker.advance`), takes new spans along and brings back those that are done.
+    """
+
+    def __init__(self, number: int, orders: Orders, slots: str, server: seats.Server, depth: int) -> None:
+        super().__init__(number, orders, slots, server)
+        self._depth = depth
+        self._lock = RLock()
+        self._tickets = iter(range(1 << 62))
+        self._spans: dict[int, Future[Any]] = {}
+        self._arrivals: list[tuple[int, Span]] = []
+        self._asked: Future[Any] | None = None
+
+    def submit(self, name: str, *arguments: Any) -> Future[Any]:
+        """Have the worker's method called; `render` takes place beside what the worker is at."""
+        if name != "render":
+            return super().submit(name, *arguments)
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        with self._lock:
+            ticket = next(self._tickets)
+            self._spans[ticket] = future
+            self._arrivals.append((ticket, arguments[0]))
+            self._go_on()
+        return future
+
+    def _go_on(self) -> None:
+        """Ask the worker to go on, unless it is asked or there is nothing to do. Raises `WorkerError`."""
+        if self._asked is not None or not self._spans:
+            return
+        arrivals, self._arrivals = self._arrivals, []
+        seconds = _FULL_SECONDS if len(self._spans) >= self._depth else _ROOM_SECONDS
+        asked = self._asked = super().submit("advance", arrivals, seconds)
+        asked.add_done_callback(self._answered)
+
+    def _answered(self, asked: Future[Any]) -> None:
+        """Hand on what is done, after asking the worker to go on. Called by a thread of the pool's."""
+        with self._lock:
+            self._asked = None
+            try:
+                answers = _unpacked(asked.result())
+                done = [(self._spans.pop(ticket), answer) for ticket, answer in answers]
+                self.answered = time.monotonic()
+                self._go_on()
+            except BaseException as error:  # noqa: BLE001  (of a worker that is gone, in whatever words)
+                lost = error if isinstance(error, (BrokenExecutor, ChoraError)) else BrokenExecutor(str(error))
+                done = [(future, lost) for future in self._spans.values()]
+                self._spans.clear()
+        for future, answer in done:
+            if isinstance(answer, BaseException):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+
+def _unpacked(answers: Any) -> list[tuple[int, Any]]:
+    """A worker's answers, from the file where they were too long for a message."""
+    if isinstance(answers, str):
+        with open(answers, "rb") as file:
+            found: list[tuple[int, Any]] = pickle.load(file)
+        os.unlink(answers)
+        return found
+    return list(answers)
+
+
+class ConcurrentLane(ProcessLane):
+    """One worker process that has many items in work at a time, for generators that wait."""
+
+    def __init__(self, orders: Orders, workshop: Workshop) -> None:
+        """As many items as `orders.in_flight` says."""
+        super().__init__(orders, 1, workshop)
+        most = orders.in_flight or 1
+        self.span = max(1, most // _SPANS)
+        # As many again wait in the worker, so that none of its places is empty for want of a message.
+        self.depth = -(-(most + min(most, _MOST_READY)) // self.span)
+        self.exact = not orders.threads
+
+    def _seat(self, number: int, server: seats.Server) -> ProcessSeat:
+        return ConcurrentSeat(number, self._orders, self._slots, server, self.depth)
+
+
 class InlineSeat:
     """The coordinator's own process as a seat: for debuggers, and for comparing."""
 
-    def __init__(self, orders: Orders, slots: str) -> None:
-        self.number = 0
-        self._slot = Slot(slots, 0)
+    def __init__(self, number: int, orders: Orders, slots: str) -> None:
+        self.number = number
+        self.answered = 0.0
+        self._slot = Slot(slots, number)
         self._slot.start(os.getpid())
         from chora_mp.worker import Worker  # noqa: PLC0415  (brings Jinja2, which a coordinator of processes never needs)
 
-        self._worker = Worker(orders, self._slot, 0, inline=True)
+        self._worker = Worker(orders, self._slot, number, inline=True)
 
     def submit(self, name: str, *arguments: Any) -> Future[Any]:
         """Call the worker's method here and now."""
@@ -281,15 +411,19 @@ class InlineLane:
 
     most = 1
     depth = 1
+    span: int | None = None
+    exact = True
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, orders: Orders, workshop: Workshop | None = None) -> None:
+        """`workshop`: what it shares with other lanes of the run; None: it is the first."""
         self._orders = orders
+        self.workshop = workshop or Workshop()
 
     def open(self) -> InlineSeat:
         """The seat. Raises `OutputError` where its slot cannot be written."""
         slots = os.path.join(self._orders.scratch, "slots")
         try:
-            return InlineSeat(self._orders, slots)
+            return InlineSeat(self.workshop.number(), self._orders, slots)
         except OSError as error:
             raise OutputError(f"{slots}: cannot be written: {error.strerror}") from None
 

@@ -338,6 +338,14 @@ class Ledger:
                 (at, item.key, item.path, item.duration_s, item.attempts, self.run, error),
             )
 
+    def seconds_an_item(self) -> float | None:
+        """What an item took on average when it was last rendered; None where there is none, or that is in doubt."""
+        if not self.trusted:
+            return None
+        few = "SELECT duration FROM outputs WHERE duration IS NOT NULL ORDER BY at DESC LIMIT 10000"
+        found: float | None = self.db.execute(f"SELECT avg(duration) FROM ({few})").fetchone()[0]
+        return found
+
     def forget_failures(self, *, every: bool) -> None:
         """Drop the failures of earlier runs: every one, or those that this run has dealt with."""
         dealt_with = (

@@ -29,23 +29,27 @@ from chora_mp.selection import Selection
 from chora_mp.sinks import is_sound
 from chora_mp.sources import jsonl
 from chora_mp.sources.chunks import MOST_RECORDS, PIECE_BYTES, FileSpans
+from chora_mp.supply import Needs, load_grouping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from chora_mp.bundle import Bundle
     from chora_mp.comparison import FreshRow
     from chora_mp.crew import Crew
     from chora_mp.dispatch import Spans
+    from chora_mp.generators import LaneName
     from chora_mp.job import Job, Source
     from chora_mp.ledger import Ledger, Output
     from chora_mp.records import Span
+    from chora_mp.supply import Grouping
 
     Closures = Mapping[str, tuple[int, dict[str, str]]]
 
 _Told = tuple[str, str, int]
 
 _PIECE = "scan-"  # begins the names of the files with findings
+_SAMPLES = 10  # places of the source that a sample is taken from
 _MOST_CLASHES = 20  # a screen; one is enough to go and mend the data
 _CODES = {CHOSEN: comparison.NEW, UNKEYED: comparison.UNKEYED}
 _SAID = bytes(_CODES.get(flag, comparison.LEFT_OUT) for flag in range(256))
@@ -75,16 +79,26 @@ class PlannedItem(NamedTuple):
     reason: str
 
 
+class PlannedGroup(NamedTuple):
+    """What one generator has to do, on the lane that suits it: its spans by priority. `needs`: who waits for whom."""
+
+    generator: str
+    lane: LaneName
+    concurrent: bool
+    parts: list[tuple[float, Spans]]
+    needs: Needs | None = None
+
+
 @dataclass(slots=True)
 class Plan:
-    """What a run is to do: the `spans` to render; `total` items in all (None: nobody knows yet), `unchanged` of them.
+    """What a run is to do: `groups` of spans; `total` items in all (None: nobody knows yet), `unchanged` of them.
 
     `reasons`: how many items are rendered for which reason. `orphans`: outputs whose record is gone. `known`: what is
     to be kept about the source; `changed`: whether the ledger does not have it yet. `items`: what is to be rendered and
     why, where that was asked for. `superseded`: places of rows whose files are other items' now.
     """
 
-    spans: Spans
+    groups: list[PlannedGroup]
     total: int | None
     unchanged: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
@@ -141,8 +155,16 @@ class Planner:
     """Makes the plan of one run, with the workers' help; the coordinator never reads records."""
 
     def __init__(
-        self, job: Job, bundle: Bundle, crew: Crew, scratch: str, ledger: Ledger | None, wishes: Wishes
+        self,
+        job: Job,
+        bundle: Bundle,
+        crew: Crew,
+        scratch: str,
+        ledger: Ledger | None,
+        wishes: Wishes,
+        texts: str = "",
     ) -> None:
+        """`texts`: the folder with the texts that documents take from each other."""
         assert job.source is not None  # noqa: S101  (the composition has asked for it)
         self._job = job
         self._source: Source = job.source
@@ -160,6 +182,9 @@ class Planner:
         self._templates: set[str] = set()
         self._gone: list[Output] = []
         self._superseded: list[int] = []
+        self._grouping: Grouping | None = None
+        self._surveyed: Layout | None = None
+        self._texts = texts
 
     def plan(self) -> Plan:
         """The plan. Raises `SourceError`, `TemplateError`, `OutputError`, `LedgerError`, and `JobError` for clashes."""
@@ -191,6 +216,8 @@ class Planner:
         last, ledger = self._last, self._ledger
         if last is None or ledger is None or not ledger.trusted or self._wishes.faults:
             return None
+        if self._wishes.selection.using is not None:  # which records those are is seen by looking at each
+            return None
         return last if last.setting == self._bundle.setting else None
 
     def _layout_of_last_run(self) -> Layout:
@@ -210,6 +237,9 @@ class Planner:
             return content.input, [*range(0, size, PIECE_BYTES), size]
         path = os.path.join(self._scratch, "spool")
         cuts: list[int] = self._crew.ask("spool", self._source, path)
+        if self._source.format == "content":
+            self._grouping = load_grouping(path)
+            return Input(path, spooled=True, name=self._source.name), cuts  # whose worker goes on with it
         # What a callable imported and what a parser has built is nothing that should stay in a worker.
         self._crew.renew()
         return Input(path, spooled=True, name=self._source.name), cuts
@@ -233,7 +263,7 @@ class Planner:
         source, cuts = self._input(content)
         clashes: list[str] = []
         try:
-            layout = self._scanned(source, cuts)
+            layout = self._surveyed = self._scanned(source, cuts)
             records = layout.chunks.records
         except JobError as error:
             clashes, records = list(error.problems), sum(Findings.load(path).records for path in self._pieces)
@@ -248,6 +278,18 @@ class Planner:
             faults += [(at and at + shift, message) for _, at, message in found.faults]
             line += found.lines
         return Surveyed(records, problems, wanted, clashes, faults, names)
+
+    def sample(self, count: int) -> Iterator[Span]:
+        """Spans of about `count` records from all over the source, after a survey."""
+        layout, source = self._surveyed, self._scanned_input
+        if layout is None or source is None:
+            return
+        records, each = layout.chunks.records, max(1, count // _SAMPLES)
+        starts = sorted({min(records * share // _SAMPLES, max(0, records - each)) for share in range(_SAMPLES)})
+        for start, following in zip(starts, [*starts[1:], records], strict=True):
+            spans = FileSpans(source, layout.chunks, within=(start, min(start + each, following)))
+            if span := spans.take(each):
+                yield span
 
     def prepare(self) -> None:
         """Have a worker compile what the job reaches, once; what is broken ends the run here."""
@@ -427,6 +469,7 @@ class Planner:
         ledger = self._ledger
         if ledger is None:
             self._select(layout)
+            self._heed_needs(layout)
             return []
         numbers = {number for number, _ in current.values()}
         assert self._job.output is not None  # noqa: S101  (there is a ledger)
@@ -447,6 +490,7 @@ class Planner:
             compared.judge(numbers)
             self._look_closer(ledger, layout, [compared.now_at(at) for at in doubtful])
             self._select(layout)
+            self._heed_needs(layout)
             self._gone = self.orphans(layout)
             return list(self._explained(compared, layout, current)) if self._wishes.explain else []
 
@@ -478,6 +522,23 @@ class Planner:
         finally:
             folder.close()
 
+    def _heed_needs(self, layout: Layout) -> None:
+        """Render what others need and is not there, and what needs something that is rendered."""
+        if self._grouping is None:
+            return
+        codes, needs = layout.codes, self._grouping.needs
+        for seq in reversed(needs):  # who needs comes after what it needs
+            for needed in needs[seq] if codes[seq] in REASONS else ():
+                if codes[needed] not in REASONS and not self._has_text(needed):
+                    codes[needed] = comparison.NEEDED
+        for seq, others in needs.items():
+            if codes[seq] == comparison.UP_TO_DATE and any(codes[needed] in REASONS for needed in others):
+                codes[seq] = comparison.NEEDS
+
+    def _has_text(self, seq: int) -> bool:
+        """Whether the text of a record is there, for others to take."""
+        return self._grouping is not None and os.path.exists(os.path.join(self._texts, self._grouping.texts[seq]))
+
     def _select(self, layout: Layout) -> None:
         """Leave out what is not asked for, and take what is asked for though it is up to date."""
         if self._wishes.selection.failed:
@@ -498,7 +559,7 @@ class Planner:
         picked = picks.count(1)
         total = len(codes) - codes.count(comparison.LEFT_OUT)
         self._refuse_pruning(layout)
-        spans = FileSpans(source, layout.chunks, None if picked == len(picks) else picks) if source else _NoSpans()
+        groups = self._grouped(source, layout, picks) if source else []
         reasons = {REASONS[code]: number for code in REASONS if (number := codes.count(code))}
         changed = content is not None or self._last is None or self._last.bundle != self._bundle.digest
         known = Known(
@@ -509,14 +570,37 @@ class Planner:
             None if self._pure is False else content or digest_of([row.digest for row in layout.rows]),
         )
         return Plan(
-            spans, total, total - picked, reasons, self._gone, layout, known, current, changed, items, self._superseded
+            groups, total, total - picked, reasons, self._gone, layout, known, current, changed, items, self._superseded
         )
+
+    def _grouped(self, source: Input, layout: Layout, picks: bytearray) -> list[PlannedGroup]:
+        """The spans to render, by generator."""
+        grouping = self._grouping
+        if grouping is None:
+            spans: Spans = FileSpans(source, layout.chunks, None if picks.count(1) == len(picks) else picks)
+            return [alone(self._crew, self._job, spans)]
+        owners: dict[int, FileSpans] = {}
+        groups: dict[str, PlannedGroup] = {}
+        start = 0
+        for group in grouping.groups:
+            end = start + group.records
+            spans = FileSpans(source, layout.chunks, picks, (start, start if group.needy else end))
+            if group.needy:
+                owners.update(dict.fromkeys(range(start, end), spans))
+            one = PlannedGroup(group.generator, group.lane, group.concurrent, [])
+            groups.setdefault(group.generator, one).parts.append((group.priority, spans))
+            start = end
+        waiting = open_needs(grouping.needs, picks)
+        if waiting:
+            needs = Needs(waiting, lambda seq: owners[seq].release(seq))
+            return [group._replace(needs=needs) for group in groups.values()]
+        return list(groups.values())
 
     def orphans(self, layout: Layout) -> list[Output]:
         """The outputs whose record is gone, within the shard and what is asked for."""
-        if self._ledger is None:
-            return []
         selection = self._wishes.selection
+        if self._ledger is None or selection.using is not None:
+            return []
         found, self._superseded = orphans(self._ledger, layout.chunks.number, selection.sharded())
         chosen = selection.chosen()
         return [output for output in found if chosen is None or chosen(output.key)]
@@ -552,6 +636,20 @@ class Planner:
             yield PlannedItem(output.key, output.path, None, "record gone")
 
 
+def alone(crew: Crew, job: Job, spans: Spans) -> PlannedGroup:
+    """All records as one group, of the job's own generator."""
+    name = job.generator or "jinja2"
+    if name == "jinja2":
+        return PlannedGroup(name, "processes", True, [(0.0, spans)])
+    lane, concurrent = crew.ask("lane_of", name)
+    return PlannedGroup(name, lane, concurrent, [(0.0, spans)])
+
+
+def open_needs(needs: Mapping[int, tuple[int, ...]], picks: bytes | bytearray) -> dict[int, list[int]]:
+    """Of the records to render, those that need others, and which of these are to be rendered, too."""
+    return {seq: [one for one in others if picks[one]] for seq, others in needs.items() if picks[seq]}
+
+
 def _folded(path: str) -> str:
     """A path as a file system that takes `A` for `a` keeps it apart from others."""
     return unicodedata.normalize("NFC", path).casefold()
@@ -582,20 +680,6 @@ _ONLY_FAILED = bytes(
 )
 
 
-class _NoSpans:
-    """A supply for when there is nothing to do."""
-
-    left = 0
-    slow = 0.0
-
-    def take(self, count: int) -> Span | None:  # noqa: ARG002
-        """Nothing."""
-        return None
-
-    def give_back(self, spans: Iterable[Span]) -> None:
-        """Never called: there were none."""
-
-
 class _Content:
     """The file of a source, its stamp and its digest, which is worked out by the way while others work.
 
@@ -608,7 +692,7 @@ class _Content:
         self._digest: str | None = None
         self._thread: Thread | None = None
         self._stamp: tuple[int, int, int] | None = None
-        if source.path is None or source.format == "sqlite":
+        if source.path is None or source.format in ("sqlite", "content"):
             return  # what a callable or a query gives is known when it is spooled
         path = str(source.path)
         try:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from chora_mp.events import Event
+    from chora_mp.generation import Listed
     from chora_mp.planning import Plan
     from chora_mp.records import BatchResult, ItemResult
     from chora_mp.upkeep import Check, Status, Verification
@@ -25,6 +26,8 @@ _MOST_CAUSES = 20  # a screen; who wants all of them reads the JSON summary
 
 class PlainProgress:
     """An observer that prints a line every few seconds."""
+
+    prompt = True
 
     def __init__(self, echo: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._echo = echo
@@ -62,6 +65,8 @@ class PlainProgress:
 
 class Bar:
     """An observer that draws a bar: count, rate, time left, failures."""
+
+    prompt = True
 
     def __init__(self, stream: IO[str]) -> None:
         from rich.console import Console  # noqa: PLC0415  (only those who watch pay for it)
@@ -225,6 +230,11 @@ def verification_lines(found: Verification) -> Iterator[str]:
 def check_lines(found: Check) -> Iterator[str]:
     """What is wrong with a job, in lines for people."""
     yield from found.findings
+    if found.engine is not None:
+        one = found.engine
+        alike = "all" if one.agree == one.records else f"{one.agree:,}"
+        pace = f"{one.times_as_fast:.3g} times as fast as Jinja2"
+        yield f"{one.name}: {alike} of {count(one.records, 'document')} agree byte by byte; {pace}"
     yield f"{found.job}: {count(found.records, 'record')} looked at, {count(len(found.findings), 'finding')}"
 
 
@@ -269,11 +279,24 @@ def _label(item: ItemResult) -> str:
 
 def _why(result: BatchResult) -> str:
     sizing = result.sizing
+    if sizing["binds"] == "generators":
+        lanes = ", ".join(f"{term['name']}: {term['detail']}" for term in sizing["terms"])
+        return f" ({lanes})"
+    most = f"at most {sizing['workers']:,}{' items at a time' if sizing.get('at_once') else ''}"
     if sizing["binds"] == "workers":
-        return f" (at most {sizing['workers']}, as asked for)"
+        return f" ({most}, as asked for)"
     binding = next((term for term in sizing["terms"] if term["name"] == sizing["binds"]), None)
     detail = f": {binding['detail']}" if binding else ""
-    return f" (at most {sizing['workers']} by {sizing['binds']}{detail})"
+    return f" ({most} by {sizing['binds']}{detail})"
+
+
+def generator_lines(rows: Iterable[Listed]) -> Iterator[str]:
+    """A table of generators, a line each."""
+    table = [("GENERATOR", "LANE", "AT A TIME", "WHAT IT IS")]
+    table += [(row.name, row.lane, "many" if row.concurrent else "one", row.about) for row in rows]
+    widths = [max(len(line[column]) for line in table) for column in range(3)]
+    for line in table:
+        yield "  ".join(f"{text:<{width}}" for text, width in zip(line, [*widths, 0], strict=True)).rstrip()
 
 
 def count(number: int, noun: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
+from chora_mp.errors import BatchFailed
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from chora_mp.job import Job
     from chora_mp.selection import Selection
 
+Usage = tuple[tuple[str, int], ...]
 Status = Literal["rendered", "unchanged", "failed"]
 
 
@@ -19,6 +22,13 @@ class BadRecord(NamedTuple):
 
     type: str
     message: str
+
+
+class NoRecordError(Exception):
+    """There is no record to render; `bad` says why."""
+
+    def __init__(self, bad: BadRecord) -> None:
+        self.bad = bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,7 @@ class ItemResult:
 
     `seq` counts records from 0. `path` is relative to the output folder. `size` in bytes; `digest` is the BLAKE2b-128
     of the document, in hexadecimal. `duration_s`: seconds from reading the record to the finished file. `text` only
-    where it was asked for.
+    where it was asked for. `generator`: what made it; `usage`: what that cost, by the names that the service counts by.
     """
 
     key: str
@@ -64,6 +74,13 @@ class ItemResult:
     error: Failure | None = None
     text: str | None = None
     source: Place | None = None
+    generator: str = "jinja2"
+    usage: Usage = ()
+
+    @property
+    def config_id(self) -> str:
+        """The key, as who knows content configs calls it."""
+        return self.key
 
     @property
     def unkeyed(self) -> bool:
@@ -104,7 +121,8 @@ class BatchResult:
     `duration_s` in seconds of wall time, `bytes_written` those that went to disk, `sizing` the terms that gave
     `workers` (how many processes were really opened is in `workers`). `orphaned`: files that are still there though
     their record is gone, with `asked_to_prune` those that were edited; `orphans`: the paths of some, for people.
-    `stopped`: why the run stopped early, None: it did not; `notes`: what else a person should know of it.
+    `stopped`: why the run stopped early, None: it did not; `notes`: what else a person should know of it. `usage`: what
+    the services behind generators have counted, in all.
     """
 
     job: str
@@ -126,6 +144,12 @@ class BatchResult:
     asked_to_prune: bool = False
     stopped: str | None = None
     notes: tuple[str, ...] = field(default=())
+    usage: Usage = ()
+
+    def raise_if_failed(self) -> None:
+        """Raise `BatchFailed`, with this result, where an item has failed."""
+        if self.failed:
+            raise BatchFailed(self)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON summary of the contract."""
@@ -134,6 +158,7 @@ class BatchResult:
         return {
             **{name: getattr(self, name) for name in names},
             "notes": list(self.notes),
+            **({"usage": dict(self.usage)} if self.usage else {}),
             "failures": [f.as_dict() for f in self.failures],
         }
 
@@ -225,7 +250,11 @@ class Orders:
     whether to leave what the ledger keeps of each item. `retry_on`: names of exceptions that may pass,
     None where nothing is tried again. `memory`: the
     bytes that a worker may take at the most, None: as many as there are; `growth`: those by which it may grow before it
-    had better be replaced. `fsync`: whether documents are to be on the disk itself.
+    had better be replaced. `fsync`: whether documents are to be on the disk itself. `texts`: the folder with texts that
+    documents take from each other. `gated`: whether items go through gates, at most `rate` of a generator's in a second
+    (None: as many as come), or as `rates` has it for that generator. `in_flight`: how many items a worker has in work
+    at the same time, `threads` in threads; None: one after the other. `timeout`: seconds that an item of such a worker
+    may take.
     """
 
     bundle: str
@@ -240,6 +269,13 @@ class Orders:
     memory: int | None = None
     growth: int | None = None
     fsync: bool = False
+    texts: str = ""
+    gated: bool = False
+    rate: float | None = None
+    rates: Mapping[str, float | None] = field(default_factory=dict)
+    in_flight: int | None = None
+    threads: bool = False
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +287,7 @@ class Outcome:
     ledger keeps of them. `unpicked`: how many were passed over because the span does not pick them. `passing`: numbers
     of the failed records whose failure may pass. `refused`: the errno with which every single document could not be
     written; 0: that is not so. `spent`: whether the worker had better be replaced. `tries`: numbers of records that
-    were tried more than once, and how often.
+    were tried more than once, and how often. `usage`: what services have counted for all of them.
     """
 
     done: int
@@ -267,6 +303,7 @@ class Outcome:
     refused: int = 0
     spent: bool = False
     tries: tuple[tuple[int, int], ...] = ()
+    usage: Usage = ()
 
     @property
     def size(self) -> int:

@@ -27,17 +27,26 @@ if TYPE_CHECKING:
     from chora_mp.bundle import Bundle, Plugin
     from chora_mp.closures import Closure, Closures
     from chora_mp.environment import DocumentEnvironment
+    from chora_mp.generation import Generation
     from chora_mp.sinks import FileSink, TextSink
 
 
 class Renderer:
     """A bundle brought to life: the environments, the expressions, the plug-ins' functions and the templates."""
 
-    def __init__(self, bundle: Bundle, code: dict[str, bytes]) -> None:
-        """Load plug-ins and compile expressions. Raises `TemplateError` with every problem at once."""
+    def __init__(self, bundle: Bundle, code: dict[str, bytes], texts: str = "") -> None:
+        """Load plug-ins and compile expressions. Raises `TemplateError` with every problem at once.
+
+        `texts`: the folder with the texts that documents take from each other.
+        """
         self.bundle = bundle
         self.files: FileSink | None = None
         self.texts: TextSink | None = None
+        self.generators: dict[str, Any] = {}
+        self.filters: dict[str, Any] = {}
+        self.tests: dict[str, Any] = {}
+        self.own_globals: dict[str, Any] = {}
+        """What plug-ins bring along, by name."""
         self._code = code
         self._documents: dict[str, Document] = {}
         problems: list[str] = []
@@ -60,6 +69,21 @@ class Renderer:
             raise TemplateError(problems)
         self.template: Expression = template
         self._closures: Closures | None = None
+        self.generation: Generation | None = None
+        """What makes documents, where it is not the job's own Jinja2 template."""
+        if bundle.generator != "jinja2":
+            self.generation = self._generation(bundle.generator, texts)
+
+    def _generation(self, name: str | None, texts: str) -> Generation:
+        from chora_mp.generation import Generation  # noqa: PLC0415  (brings asyncio, which most jobs do without)
+
+        generation = Generation(self, texts)
+        if name is not None:
+            try:
+                generation.generator(name)
+            except Exception as error:  # noqa: BLE001  (a package's own code)
+                raise TemplateError([f"{self.bundle.labels['generator']}: {error or type(error).__name__}"]) from None
+        return generation
 
     def closure(self, name: str) -> Closure:
         """All that the documents of the template `name` are made from."""
@@ -89,6 +113,8 @@ class Renderer:
             where = self.bundle.labels["template"]
             near = failures.did_you_mean(name, self.bundle.templates)
             raise TemplateError([f"{where}: no template {name!r} in the template folders{near}"])
+        if self.generation is not None:  # its templates need not be Jinja2's
+            return self._code
         problems: list[str] = []
         todo, done = [name], {name}
         while todo:
@@ -139,18 +165,28 @@ class Renderer:
                 raise
             problems.append(f"{where}: {_plugin_error(plugin, error)}")
             return
-        for kind, home in (
-            ("FILTERS", self.environment.filters),
-            ("TESTS", self.environment.tests),
-            ("GLOBALS", self.environment.globals),
+        for kind, own, home in (
+            ("FILTERS", self.filters, self.environment.filters),
+            ("TESTS", self.tests, self.environment.tests),
+            ("GLOBALS", self.own_globals, self.environment.globals),
+            ("GENERATORS", self.generators, {}),
         ):
             given = names.get(kind, {})
             if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
                 problems.append(f"{where}: {plugin.name}: {kind} is not a dictionary of names")
                 continue
+            own.update(given)
             home.update(given)
-        if not any(kind in names for kind in ("FILTERS", "TESTS", "GLOBALS")):
-            problems.append(f"{where}: {plugin.name} has none of FILTERS, TESTS and GLOBALS")
+        if not any(kind in names for kind in ("FILTERS", "TESTS", "GLOBALS", "GENERATORS")):
+            problems.append(f"{where}: {plugin.name} has none of FILTERS, TESTS, GLOBALS and GENERATORS")
+
+    def expression(self, key: str, source: str | None) -> Expression | None:
+        """An expression of the job's, compiled; None for none. Raises `TemplateError`."""
+        problems: list[str] = []
+        found = self._expression(key, source, problems)
+        if problems:
+            raise TemplateError(problems)
+        return found
 
     def _expression(self, key: str, source: str | None, problems: list[str]) -> Expression | None:
         if source is None:

@@ -43,7 +43,9 @@ class Scan:
         self._salt = orders.selection.shard_name.encode()
         reader: Any = spool if orders.input.spooled else jsonl
         self._parse, self._parse_all = reader.parse, reader.parse_all
-        plain = (self._shard or self._chosen) is None and not orders.faults and not orders.folds
+        self._using = orders.selection.using
+        self._users: dict[str, bool] = {}
+        plain = (self._shard or self._chosen or self._using) is None and not orders.faults and not orders.folds
         self._quick: tuple[Filled | None, Filled | None] = (None, None)
         if plain and renderer.template.constant is not None and renderer.path is not None:
             self._quick = (renderer.key.fill if renderer.key else None, renderer.path.fill)
@@ -168,8 +170,8 @@ class Scan:
                 path = path if self._is_sound(path) else ""
             except BaseException as error:  # noqa: BLE001  (its item fails when it is rendered, with the reason)
                 self._pass_on(error, "output.path")
-        self._claim(key, path)
         template = self._choose(record) if renderer.template.constant is None else ""
+        self._claim(key, path, uses=self._using is None or self._uses(renderer.template.constant or template))
         if self._orders.rows:
             self._found.rows.append((self._found.records, storable(key), storable(path), digest(raw), template))
         return True
@@ -180,10 +182,16 @@ class Scan:
         self._found.keys.append(NOTHING)
         self._found.paths.append(NOTHING)
 
-    def _claim(self, key: str, path: str) -> None:
+    def _uses(self, template: str) -> bool:
+        """Whether documents of a template are made from the one that is asked for."""
+        if template not in self._users:
+            self._users[template] = f"template {self._using}" in self._renderer.closure(template).parts
+        return self._users[template]
+
+    def _claim(self, key: str, path: str, *, uses: bool) -> None:
         """Note which key and path a record lays claim to, if any, and the folders on the way."""
         found, keyed = self._found, path or self._renderer.key is not None
-        found.flags.append(CHOSEN if self._chosen is None or self._chosen(key) else LEFT_OUT)
+        found.flags.append(CHOSEN if uses and (self._chosen is None or self._chosen(key)) else LEFT_OUT)
         found.keys.append(hash(key) if keyed else NOTHING)
         found.paths.append(self._hash(path) if path else NOTHING)
         folder = path.rpartition("/")[0]

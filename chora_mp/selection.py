@@ -17,13 +17,19 @@ class Selection:
     """What a run is asked to deal with; nothing given: all items.
 
     `only`: a glob over keys. `keys`: the keys themselves. `shard`: (I, N), counted from 1: the items whose key's digest
-    falls into the shard. `failed`: those that failed last time.
+    falls into the shard. `failed`: those that failed last time. `using`: those that are made from this template.
     """
 
     only: str | None = None
     keys: frozenset[str] | None = None
     shard: tuple[int, int] | None = None
     failed: bool = False
+    using: str | None = None
+
+    @property
+    def is_of_source(self) -> bool:
+        """Whether it takes a look at the whole source to know which items these are."""
+        return self.failed or self.shard is not None or self.using is not None
 
     @property
     def shard_name(self) -> str:

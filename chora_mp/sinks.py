@@ -364,8 +364,9 @@ class TextSink:
     A worker that dies in the middle of a message longer than the pipe would leave its future pending for ever.
     """
 
-    def __init__(self, folder: str, seat: int) -> None:
-        self._prefix = os.path.join(folder, f"text-{seat}-")
+    def __init__(self, folder: str, name: int | str) -> None:
+        """`name`: that of the files, in a folder that others have theirs in, too."""
+        self._prefix = os.path.join(folder, f"text-{name}-")
         self._count = 0
         self._parts: list[bytes] = []
         self.size = 0

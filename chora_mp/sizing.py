@@ -22,7 +22,9 @@ class Limits:
     """What a job allows itself; `None` limits nothing.
 
     `timeout`: seconds an item. `memory_per_item`: bytes. `rate`: items per second. `latency`: seconds an item
-    waits for somebody else. `max_workers`: processes.
+    waits for somebody else. `max_workers`: processes. `max_in_flight`: items at the same time, in whatever workers.
+    Of a whole batch: `batch_size` items are begun before all of those begun are done, `batch_timeout` in seconds,
+    `batch_memory` in bytes for all workers together.
     """
 
     timeout: float | None = 300.0
@@ -30,14 +32,18 @@ class Limits:
     rate: float | None = None
     latency: float | None = None
     max_workers: int | None = None
+    max_in_flight: int | None = None
+    batch_size: int | None = None
+    batch_timeout: float | None = None
+    batch_memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
     """One term of the formula.
 
-    `name` is "cpus", "memory", "rate" or "max_workers". `value`: the workers that it allows, not yet rounded
-    down, or `None` where it limits nothing. `detail` tells people where the value comes from.
+    `name` is "cpus", "memory", "rate", "max_workers" or "max_in_flight". `value`: the workers that it allows, not yet
+    rounded down, or `None` where it limits nothing. `detail` tells people where the value comes from.
     """
 
     name: str
@@ -47,15 +53,20 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """The number of workers, the name of the term that binds, and every term in the formula's order."""
+    """The number of workers, the name of the term that binds, and every term in the formula's order.
+
+    `at_once`: the number is that of items that one worker has in work at a time, in threads or on an event loop.
+    """
 
     workers: int
     binds: str
     terms: tuple[Term, ...]
+    at_once: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The sizing as the summary and `size --json` show it: workers, binds, terms."""
-        return {"workers": self.workers, "binds": self.binds, "terms": [asdict(term) for term in self.terms]}
+        shown = {"workers": self.workers, "binds": self.binds, "terms": [asdict(term) for term in self.terms]}
+        return {**shown, "at_once": True} if self.at_once else shown
 
 
 def optimal_workers(machine: Machine | None = None, limits: Limits | None = None, *, cpu_factor: float = 1) -> Sizing:
@@ -67,7 +78,14 @@ def optimal_workers(machine: Machine | None = None, limits: Limits | None = None
     if machine is None:
         machine = _this_machine()
     limits = limits or Limits()
-    terms = (_cpus(machine, cpu_factor), _memory(machine, limits), _rate(limits), _max_workers(limits))
+    terms: tuple[Term, ...] = (
+        _cpus(machine, cpu_factor),
+        _memory(machine, limits),
+        _rate(limits),
+        _max_workers(limits),
+    )
+    if limits.max_in_flight is not None:
+        terms += (Term("max_in_flight", float(limits.max_in_flight), "limits.max_in_flight"),)
     value, binds = min(_bounds(terms), key=lambda bound: bound[0])
     return Sizing(workers=max(1, math.floor(value)), binds=binds, terms=terms)
 
@@ -93,8 +111,10 @@ def _cpus(machine: Machine, factor: float) -> Term:
 def _memory(machine: Machine, limits: Limits) -> Term:
     need = limits.memory_per_item or ASSUMED_MEMORY
     assumed = "" if limits.memory_per_item else " (assumed)"
-    detail = f"{_size(machine.memory)} ({machine.memory_from}) / {_size(need)} per worker{assumed}"
-    return Term("memory", _exact(machine.memory / need), detail)
+    have, told = machine.memory, machine.memory_from
+    if limits.batch_memory is not None and limits.batch_memory < have:
+        have, told = limits.batch_memory, "limits.batch_memory"
+    return Term("memory", _exact(have / need), f"{_size(have)} ({told}) / {_size(need)} per worker{assumed}")
 
 
 def _rate(limits: Limits) -> Term:

@@ -77,4 +77,5 @@ class Watchdog:
             excused, since = self._excused.get(seat.number, (None, 0.0))
             return now - (since if excused == note else note.since) > (self.timeout or 0)
         since = self._quiet.setdefault(seat.number, now) if load[seat.number] else now
+        since = max(since, seat.answered)
         return now - since > self.start_seconds()

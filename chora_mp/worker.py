@@ -15,17 +15,20 @@ from bisect import bisect_right
 from collections import Counter
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import count, islice
 from typing import IO, TYPE_CHECKING, Any
 
 import jinja2
 
 from chora_mp import failures
 from chora_mp.bundle import shown
-from chora_mp.errors import OutputError, SourceError
+from chora_mp.errors import OutputError, SourceError, TemplateError
 from chora_mp.findings import CLAIMS, EXPECTED, Findings
+from chora_mp.gate import Gate, gate_path
+from chora_mp.generators import Throttled
 from chora_mp.memory import Allowance
 from chora_mp.policy import may_pass
-from chora_mp.records import BadRecord, Failure, ItemResult, Orders, Outcome, Place, Span
+from chora_mp.records import BadRecord, Failure, ItemResult, NoRecordError, Orders, Outcome, Place, Span
 from chora_mp.renderer import Renderer
 from chora_mp.sinks import FileSink, TextSink, is_sound
 from chora_mp.sources import jsonl, spool
@@ -39,8 +42,11 @@ if TYPE_CHECKING:
     _Reader = Callable[[Span], _Entries]
 
     from chora_mp.bundle import Bundle
+    from chora_mp.generation import Call
+    from chora_mp.generators import Generated
+    from chora_mp.inflight import InFlight
     from chora_mp.job import Source
-    from chora_mp.records import ScanOrders
+    from chora_mp.records import ScanOrders, Usage
     from chora_mp.slots import Slot
 
 # A message must fit the pipe beside its neighbour, or a worker's death in the middle of it leaves the other end waiting
@@ -55,6 +61,9 @@ _SPENT = frozenset({errno.EMFILE, errno.ENOMEM})
 _LITTER = 0.05  # of a worker's cap
 _LOOK_SECONDS = 0.01  # between looks at how much memory is taken, which cost 2 µs
 
+MOST_THROTTLED = 20  # times that an item is asked to wait by a service, before that is its failure
+
+_NO_RECORD: dict[str, Any] = {}
 _clock = time.monotonic
 
 
@@ -64,15 +73,18 @@ class Worker:
     def __init__(self, orders: Orders, slot: Slot, seat: int, *, inline: bool = False) -> None:
         self.orders = orders
         self.slot = slot
-        self._seat = seat
+        self.seat = seat
         self.inline = inline
         self._renderer: Renderer | None = None
         self._open: tuple[str, IO[bytes]] | None = None
         self._known: tuple[str | None, dict[Any, Any]] = (None, {})
         self._ledger_rows: RowSink | None = None
         self._expected: Expected | None = None
+        self._in_flight: InFlight | None = None
+        self._numbers: Iterator[int] = count()
         self.allowance = Allowance(orders.memory, orders.growth)
         self._spent = False
+        self._gates: dict[str, Gate] = {}
         # A descriptor in reserve: what a span leaves for the ledger has to be written also when items have used up all.
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if not inline else -1
 
@@ -88,7 +100,7 @@ class Worker:
         Raises `TemplateError` with every problem of templates, expressions and plug-ins at once.
         """
         with self.allowance.capped():  # constants are worked out, and plug-ins run
-            renderer = Renderer(self._bundle(), {})
+            renderer = Renderer(self._bundle(), {}, self.orders.texts)
             code = renderer.compile_reachable()
         with open(self.orders.bundle + ".code", "wb") as file:
             pickle.dump(code, file, 5)
@@ -123,7 +135,7 @@ class Worker:
         """
         from chora_mp.survey import Survey  # noqa: PLC0415  (only `check` needs it)
 
-        renderer = self._renderer = self._renderer or Renderer(self._bundle(), {})
+        renderer = self._renderer = self._renderer or Renderer(self._bundle(), {}, self.orders.texts)
         with open(self.orders.bundle + ".code", "wb") as file:
             pickle.dump({}, file, 5)
         survey, constant = Survey(renderer), renderer.template.constant
@@ -141,9 +153,45 @@ class Worker:
         """Read `source` once, into a spool at `path`; where it can be cut for a scan. Raises `SourceError`."""
         from chora_mp.sources.spooling import spool_source  # noqa: PLC0415  (parsers that only this call needs)
 
+        if source.format == "content":
+            from chora_mp.contents import spool_content  # noqa: PLC0415
+
+            renderer = self._renderer or self._start_renderer()
+            with self.allowance.capped():  # expressions are evaluated
+                return spool_content(source, renderer, path)
         if source.python and self._bundle().folder not in sys.path:
             sys.path.insert(0, self._bundle().folder)  # a module may lie beside the job file
         return spool_source(source, path)
+
+    def compare(self, span: Span, engine: str) -> list[tuple[int | None, Any]]:
+        """Line and what came of it for each record of a span, through Jinja2 and another engine.
+
+        Raises `TemplateError` where there is no such engine.
+        """
+        from chora_mp.generation import Generation  # noqa: PLC0415  (only `check` needs it)
+
+        renderer = self._renderer or self._start_renderer()
+        generation, found = renderer.generation or Generation(renderer, self.orders.texts), []
+        try:
+            generation.generator(engine)
+        except Exception as error:  # noqa: BLE001  (a package's own code)
+            raise TemplateError([f"--engine {engine}: {error or type(error).__name__}"]) from None
+        for line, raw in islice(self.records(span), span.count):
+            record = parser(span)(raw)
+            if isinstance(record, BadRecord):
+                continue
+            variables = {**renderer.globals, **record}
+            with contextlib.suppress(Exception):  # a template that cannot be chosen is told of elsewhere
+                template = renderer.template.constant or renderer.template(variables)
+                found.append((line, tuple(generation.compare(engine, variables, record, template))))
+        return found
+
+    def lane_of(self, generator: str) -> tuple[str, bool]:
+        """The lane that suits a generator, and whether it may run concurrently."""
+        renderer = self._renderer or self._start_renderer()
+        assert renderer.generation is not None  # noqa: S101  (who asks knows that it is not Jinja2 alone)
+        found = renderer.generation.generator(generator)
+        return found.lane, found.concurrent
 
     def render(self, span: Span, budget: float) -> Outcome:
         """Render the records of `span`, in order, for about `budget` seconds; what is left is the caller's to see.
@@ -155,25 +203,66 @@ class Worker:
         renderer = self._renderer or self._start_renderer()
         self.allowance.begin()
         sinks = self._sinks()
-        one = _Pass(self, renderer, sinks, self._rows(), self._expectations())
+        one = Pass(self, renderer, sinks, self._rows(), self._expectations())
         try:
             with self.allowance.capped():
-                outcome = one.run(span, self._records, _parser(span), budget)
+                outcome = one.run(span, self.records, parser(span), budget)
             if sinks[0]:
                 sinks[0].settle()
         except OSError as error:  # an item's own are among its failures: this befell what the run keeps for itself
-            where = os.fsdecode(error.filename) if error.filename else self.orders.scratch
-            raise OutputError(f"{shown(where)}: cannot be written: {error.strerror or error}") from None
+            raise self.unwritable(error) from None
         self._spent = outcome.spent or self.allowance.is_over()
         return replace(outcome, spent=self._spent)
+
+    def advance(self, arrivals: list[tuple[int, Span]], seconds: float) -> Any:
+        """Go on with many items at a time, as `InFlight.advance`. Raises `OutputError`."""
+        if self._in_flight is None:
+            from chora_mp.inflight import InFlight  # noqa: PLC0415  (brings asyncio, which most jobs do without)
+
+            self._in_flight = InFlight(self, self.orders.in_flight or 1, threads=self.orders.threads)
+            self.allowance.begin()
+        try:
+            with self.allowance.capped():
+                answers = self._in_flight.advance(arrivals, seconds)
+            if self._renderer and self._renderer.files:
+                self._renderer.files.settle()
+        except OSError as error:
+            raise self.unwritable(error) from None
+        return answers
+
+    def new_pass(self, span: Span) -> Pass:
+        """What becomes of one span beside others, with rows and texts of its own."""
+        renderer, name = self._renderer or self._start_renderer(), f"{self.seat}-{next(self._numbers)}"
+        files, texts = self._sinks()
+        rows = self._rows()
+        texts = TextSink(self.orders.scratch, name) if texts else None
+        return Pass(self, renderer, (files, texts), rows and rows.beside(name, span), self._expectations())
+
+    def gate(self, generator: str) -> Gate | None:
+        """The gate that items of a generator go through; None where there are no gates. Raises `OSError`."""
+        if not self.orders.gated:
+            return None
+        if generator not in self._gates:
+            rate = self.orders.rates.get(generator, self.orders.rate)
+            self._gates[generator] = Gate(gate_path(self.orders.scratch, generator), rate)
+        return self._gates[generator]
+
+    def unwritable(self, error: OSError) -> OutputError:
+        """What befell a file that the run keeps for itself."""
+        where = os.fsdecode(error.filename) if error.filename else self.orders.scratch
+        return OutputError(f"{shown(where)}: cannot be written: {error.strerror or error}")
+
+    def cut_short(self, span: Span, seq: int) -> SourceError:
+        """The error of a file that ends too soon."""
+        return _cut_short(span, seq)
 
     def identify(self, span: Span) -> tuple[str, str, int | None]:
         """Key, path and line of the span's first record, for the failure of an item that could not tell itself."""
         renderer = self._renderer or self._start_renderer()
         self.slot.at(span.seq, span.seq, _clock())
-        entry = next(self._records(span), None)
-        item = _Item(renderer)
-        record = BadRecord("", "") if entry is None else _parser(span)(entry[1])
+        entry = next(self.records(span), None)
+        item = Item(renderer)
+        record = BadRecord("", "") if entry is None else parser(span)(entry[1])
         if not isinstance(record, BadRecord):
             with contextlib.suppress(Exception, SystemExit):
                 item.open(record)
@@ -193,6 +282,10 @@ class Worker:
             self._open[1].close()
         if self._renderer and self._renderer.files:
             self._renderer.files.close()
+        if self._renderer and self._renderer.generation:
+            self._renderer.generation.close()
+        for gate in self._gates.values():
+            gate.let_go()
         self.slot.close()
 
     def _bundle(self) -> Bundle:
@@ -202,7 +295,7 @@ class Worker:
 
     def _start_renderer(self) -> Renderer:
         with open(self.orders.bundle + ".code", "rb") as file:
-            self._renderer = Renderer(self._bundle(), pickle.load(file))
+            self._renderer = Renderer(self._bundle(), pickle.load(file), self.orders.texts)
         return self._renderer
 
     def _expectations(self) -> Expected | None:
@@ -216,7 +309,7 @@ class Worker:
         if self.orders.rows and self._ledger_rows is None:
             closures = _load(self.orders.bundle + ".closures")
             numbers = {name: number for name, (number, _) in closures.items()}
-            self._ledger_rows = RowSink(self.orders.scratch, self._seat, numbers)
+            self._ledger_rows = RowSink(self.orders.scratch, self.seat, numbers)
         return self._ledger_rows
 
     def _sinks(self) -> tuple[FileSink | None, TextSink | None]:
@@ -225,13 +318,13 @@ class Worker:
             return None, None
         if orders.output and renderer.files is None:
             renderer.files = FileSink(
-                orders.output, f"{orders.temporary}{self._seat}", self.slot.entering, fsync=orders.fsync
+                orders.output, f"{orders.temporary}{self.seat}", self.slot.entering, fsync=orders.fsync
             )
         if orders.keep_text and renderer.texts is None:
-            renderer.texts = TextSink(orders.scratch, self._seat)
+            renderer.texts = TextSink(orders.scratch, self.seat)
         return renderer.files, renderer.texts
 
-    def _records(self, span: Span) -> Iterator[tuple[int | None, bytes]]:
+    def records(self, span: Span) -> Iterator[tuple[int | None, bytes]]:
         """Line and bytes of the span's records and of all that follow."""
         if span.data is not None:
             import io  # noqa: PLC0415
@@ -257,7 +350,7 @@ class Worker:
         return self._open[1]
 
 
-class _Pass:
+class Pass:
     """One span's way through the worker: counts, items and where each began."""
 
     def __init__(
@@ -278,8 +371,10 @@ class _Pass:
         self._files, self._texts = sinks
         self._rows = rows
         self._expected = expected
+        self._gated = worker.orders.gated
+        self._passed: Gate | None = None  # the one that the item at hand went through
         self._only = re.compile(fnmatch.translate(orders.only)).match if orders.only is not None else None
-        self._one = _Item(renderer)
+        self._one = Item(renderer)
         self._items: list[ItemResult] = []
         self._weight = 0
         self._full = False
@@ -287,8 +382,10 @@ class _Pass:
         self._passing: list[int] = []
         self._refusals: Counter[int] = Counter()
         self._spent = False
+        self._usage: Counter[str] = Counter()
 
     def run(self, span: Span, read: _Reader, parse: Callable[[bytes], Any], budget: float) -> Outcome:
+        """Render the span's records one after the other, for about `budget` seconds. Raises `SourceError`."""
         at, records = self._slot.at, read(span)
         if self._rows:
             self._rows.begin(span)
@@ -321,12 +418,19 @@ class _Pass:
                 look = min(end, since + _LOOK_SECONDS)
         self._slot.done(span.seq)
         self._allowance.loosen()  # what the span leaves is no item's
+        return self._outcome(done, size, since - started)
+
+    def _outcome(self, done: int, size: int, seconds: float) -> Outcome:
+        """What became of the first `done` records, `size` of which were to be rendered."""
         texts = self._texts.store() if self._texts else None
         rows = self._rows.store() if self._rows else None
-        counts = (done, self._rendered, self._skipped, self._written, since - started)
         (refused, times), *_ = self._refusals.most_common(1) or [(0, 0)]
         return Outcome(
-            *counts,
+            done,
+            self._rendered,
+            self._skipped,
+            self._written,
+            seconds,
             tuple(self._items),
             texts,
             rows,
@@ -334,7 +438,24 @@ class _Pass:
             passing=tuple(self._passing),
             refused=refused if times == size else 0,
             spent=self._spent,
+            usage=tuple(self._usage.items()),
         )
+
+    # -- for items that are in work beside others
+
+    def new_item(self) -> Item:
+        """An item of its own."""
+        return Item(self._renderer)
+
+    def outcome(self, span: Span, seconds: float, dropped: int) -> Outcome:
+        """What became of a span, of which so many items were not begun. Raises `OSError`."""
+        self._spent |= self._allowance.is_over()
+        outcome = self._outcome(span.count, span.size, seconds)
+        return replace(outcome, unpicked=outcome.unpicked + dropped) if dropped else outcome
+
+    def skip(self) -> None:
+        """Count a record that is not asked for."""
+        self._skipped += 1
 
     def _read_again(self, rest: Span, read: _Reader, error: OSError | MemoryError) -> tuple[_Entries, _Entry | None]:
         """The records of `rest` but for the first, and the first: reading is not what the cap is for."""
@@ -350,39 +471,82 @@ class _Pass:
         self, span: Span, seq: int, entry: tuple[int | None, bytes], parse: Callable[[bytes], Any], since: float
     ) -> bool:
         """Render one record and note what became of it; whether that was done, and not left to another worker."""
+        item, rendered = self._one, True
         try:
-            data = self._write(seq, entry[1], parse, since)
+            rendered = self.open(item, seq, entry[1], parse)
+            if rendered:
+                if self._gated:
+                    since = self._pass_gate(item, span, seq, since)
+                data = self._generated(item, span, seq, since)
+                self.keep(item, seq, entry[1], data, since)
+        except ClosedError:
+            return False
         except BaseException as error:
             if self._inline and isinstance(error, KeyboardInterrupt):
                 raise
-            failure, error.__traceback__ = self._failure(error), None
             if isinstance(error, MemoryError) and (self._rendered or self._items) and self._is_littered():
+                error.__traceback__ = None
                 self._spent = True
                 return False  # what is in the way may be what others have left: a new worker begins with this one
-            self._take_note_of(error, seq)
-            self._note(span, seq, entry[0], self._one, since, failure=failure)
+            self.fail(item, span, seq, entry[0], since, error)
             return True
-        if data is None:
+        if not rendered:
             self._skipped += 1
             return True
-        self._rendered += 1
-        if self._orders.details:
-            self._note(span, seq, entry[0], self._one, since, data=data)
+        self.succeed(item, span, seq, entry[0], since, data)
         return True
 
-    def _write(self, seq: int, raw: bytes, parse: Callable[[bytes], Any], since: float) -> bytes | None:
-        """The document of one record, once it is where it belongs; None for one that is not asked for."""
-        item = self._one
+    def fail(self, item: Item, span: Span, seq: int, line: int | None, since: float, error: BaseException) -> None:
+        """Note that an item has failed."""
+        failure, error.__traceback__ = self._failure(item, error), None
+        self._take_note_of(error, item, seq)
+        self._note(span, seq, line, item, since, failure=failure)
+
+    def succeed(self, item: Item, span: Span, seq: int, line: int | None, since: float, data: bytes) -> None:
+        """Note that an item's document is where it belongs."""
+        self._rendered += 1
+        if self._orders.details:
+            self._note(span, seq, line, item, since, data=data)
+
+    def open(self, item: Item, seq: int, raw: bytes, parse: Callable[[bytes], Any]) -> bool:
+        """Turn an item to a record; whether it is asked for."""
         item.begin()
         record = parse(raw)
         if record.__class__ is BadRecord:
-            raise _NoRecordError(record)
+            raise NoRecordError(record)
         item.open(record)
         if self._only and not self._only(item.key):
-            return None
+            return False
         if self._expected:
             self._expected.check(seq, item.key, item.place())
-        data = item.render()
+        return True
+
+    def _pass_gate(self, item: Item, span: Span, seq: int, since: float) -> float:
+        """Wait until the item may begin; when that was. Raises `ClosedError` where nothing is begun any more."""
+        gate = self._passed = self._worker.gate(item.generator_name())
+        if gate is None:
+            return since
+        # What waits here is not late: its time begins when it does.
+        if not gate.wait(lambda seconds: self._slot.at(span.seq, seq, _clock() + seconds)):
+            raise ClosedError
+        since = _clock()
+        self._slot.at(span.seq, seq, since)
+        return since
+
+    def _generated(self, item: Item, span: Span, seq: int, since: float) -> bytes:
+        """The document; a service that asks to wait is obeyed by all, and then asked again."""
+        for _ in range(MOST_THROTTLED):
+            try:
+                return item.render()
+            except Throttled as throttled:
+                if self._passed is None:
+                    raise
+                self._passed.hold(throttled.seconds)
+                self._pass_gate(item, span, seq, since)
+        return item.render()
+
+    def keep(self, item: Item, seq: int, raw: bytes, data: bytes, since: float) -> None:
+        """Put the document where it belongs."""
         if self._files:
             item.doing = "write"
             written, status = self._files.write(item.path, data)
@@ -392,10 +556,11 @@ class _Pass:
         if self._texts:
             self._texts.add(data)
             self._full |= self._texts.size > _FULL_TEXTS
-        return data
+        if item.usage:
+            self._usage.update(dict(item.usage))
 
-    def _failure(self, error: BaseException) -> Failure:
-        failure = self._one.failure(error)
+    def _failure(self, item: Item, error: BaseException) -> Failure:
+        failure = item.failure(error)
         if isinstance(error, MemoryError) and not str(error) and self._orders.memory is not None:
             limit = f"limits.memory_per_item allows {self._orders.memory / 10**6:,.4g} MB"
             return replace(failure, message=f"the item needs more memory than there is for it; {limit}")
@@ -406,10 +571,10 @@ class _Pass:
         cap = self._orders.memory
         return cap is not None and self._allowance.grown() > cap * _LITTER
 
-    def _take_note_of(self, error: BaseException, seq: int) -> None:
+    def _take_note_of(self, error: BaseException, item: Item, seq: int) -> None:
         """What an error means beyond its own item."""
         number = error.errno if isinstance(error, OSError) else None
-        if number and self._one.doing == "write":
+        if number and item.doing == "write":
             self._refusals[number] += 1
         if number in _SPENT and not self._inline:
             self._spent = self._full = True
@@ -423,7 +588,7 @@ class _Pass:
         span: Span,
         seq: int,
         line: int | None,
-        item: _Item,
+        item: Item,
         since: float,
         data: bytes = b"",
         failure: Failure | None = None,
@@ -442,6 +607,8 @@ class _Pass:
                 duration_s=_clock() - since,
                 error=failure,
                 source=place,
+                generator=item.generator_name(),
+                usage=item.usage,
             )
         )
         self._weight += 160 + len(key.encode()) + len(path.encode())
@@ -488,29 +655,37 @@ class RowSink:
     digest of the document, its size, mtime in ns and inode, and the seconds it took.
     """
 
-    def __init__(self, folder: str, seat: int, closures: dict[str, int]) -> None:
-        self._prefix = os.path.join(folder, f"rows-{seat}-")
+    def __init__(self, folder: str, name: int | str, closures: dict[str, int]) -> None:
+        self._folder = folder
+        self._prefix = os.path.join(folder, f"rows-{name}-")
         self._count = 0
         self._closures = closures
         self._values: list[Any] = []
+        self._span: Span | None = None  # whose records come in any order
         self._shifts: Iterator[tuple[int, int]] = iter(())
         self._shift, self._following = 0, (sys.maxsize, 0)
+
+    def beside(self, name: str, span: Span) -> RowSink:
+        """Another one for the same templates, with files of that name, for a span whose records come in any order."""
+        other = RowSink(self._folder, name, self._closures)
+        other._span = span
+        return other
 
     def begin(self, span: Span) -> None:
         """Turn to a span, whose records come in order."""
         self._shifts = iter(span.shifts)
         self._shift, self._following = 0, next(self._shifts)
 
-    def add(self, seq: int, item: _Item, raw: bytes, data: bytes, status: os.stat_result, seconds: float) -> None:
+    def add(self, seq: int, item: Item, raw: bytes, data: bytes, status: os.stat_result, seconds: float) -> None:
         """Keep one more row."""
         while seq >= self._following[0]:
             self._shift, self._following = self._following[1], next(self._shifts, (sys.maxsize, 0))
+        place = seq + self._shift if self._span is None else self._span.at(seq)
         closure = self._closures.get(item.template)
         if closure is None:  # a template that the scan has not met: its choice is not the same twice
             closure = self._closures[item.template] = item.renderer.closure(item.template).number
         key = item.key if item.key.isascii() else storable(item.key)
         source, document = blake2b(raw, digest_size=16).digest(), blake2b(data, digest_size=16).digest()
-        place = seq + self._shift
         self._values += (
             place, key, item.path, source, closure, document, len(data), status.st_mtime_ns, status.st_ino, seconds
         )  # fmt: skip
@@ -527,17 +702,18 @@ class RowSink:
         return path
 
 
-class _NoRecordError(Exception):
-    """There is no record to render; holds the `BadRecord` that stands in its place."""
-
-    def __init__(self, bad: BadRecord) -> None:
-        self.bad = bad
+class LateError(Exception):
+    """An item took longer than it may, and was cancelled."""
 
 
-class _Item:
+class ClosedError(Exception):
+    """The gate is closed: the item is not begun."""
+
+
+class Item:
     """One record after the other on its way to a document; `doing` is the step that an error would belong to."""
 
-    __slots__ = ("doing", "key", "path", "renderer", "template", "variables")
+    __slots__ = ("call", "doing", "key", "path", "record", "renderer", "template", "usage", "variables")
 
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
@@ -547,10 +723,13 @@ class _Item:
         """Turn to the next record."""
         self.key = self.path = self.template = ""
         self.doing = "output.path"
+        self.record: dict[str, Any] = _NO_RECORD
+        self.usage: Usage = ()
 
     def open(self, record: dict[str, Any]) -> None:
         """Merge globals, constants and the record, and evaluate the key, which is the path where the job has none."""
         renderer = self.renderer
+        self.record = record
         self.variables = {**renderer.globals, **record}
         if renderer.key is None:
             path = self.place()
@@ -573,13 +752,45 @@ class _Item:
         self.place()
         self.doing, renderer = "template", self.renderer
         name = self.template = renderer.template.constant or renderer.template(self.variables)
+        if renderer.generation is not None:
+            return self.accept(renderer.generation.run(self.ask()))
         document = renderer.document(name)
         self.doing = "document"
         return document.render(self.variables).encode()
 
+    def ask(self) -> Call:
+        """What has to be called for the document, where that is not the job's own template."""
+        self.place()
+        self.doing, renderer = "template", self.renderer
+        assert renderer.generation is not None  # noqa: S101  (the caller knows)
+        self.template = renderer.template.constant or renderer.template(self.variables)
+        self.doing = "document"
+        self.call = renderer.generation.call(self.record, self.key, self.template)
+        return self.call
+
+    def accept(self, made: str | Generated) -> bytes:
+        """The document that a generator has made, encoded; kept beside, where others need it."""
+        text: Any = made
+        if isinstance(made, tuple):
+            text, self.usage = made[0], tuple(made[1].items())
+        if not isinstance(text, str):
+            name = self.call.generator.name
+            raise TypeError(f"the generator {name!r} gave no text (found {type(text).__name__})")
+        data = text.encode()
+        if self.call.text is not None and self.renderer.generation is not None:
+            self.renderer.generation.keep(self.call.text, data)
+        return data
+
+    def generator_name(self) -> str:
+        """What makes the document."""
+        name = self.renderer.bundle.generator
+        return name if name is not None else str(self.record.get("generator", ""))
+
     def failure(self, error: BaseException) -> Failure:
         """What went wrong, told where the person can mend it."""
-        if isinstance(error, _NoRecordError):
+        if isinstance(error, LateError):
+            return Failure("Timeout", str(error))
+        if isinstance(error, NoRecordError):
             return Failure(failures.printable(error.bad.type, 200), failures.printable(error.bad.message, 1500))
         bundle, doing = self.renderer.bundle, self.doing
         if doing == "key":  # the path may be known all the same, and names the item
@@ -596,7 +807,7 @@ class _Item:
         return failures.failure_of(error, prefix, bundle.templates)
 
 
-def _parser(span: Span) -> Callable[[bytes], Any]:
+def parser(span: Span) -> Callable[[bytes], Any]:
     """What makes a record, or a `BadRecord`, of the bytes that a span's file has of it."""
     return spool.parse if span.input.spooled else jsonl.parse
 

@@ -77,6 +77,8 @@ class FlakyLane:
 
     most = 1
     depth = 2
+    span = None
+    exact = True
 
     def __init__(self, failing: Mapping[int, int]) -> None:
         self.tried: Counter[int] = Counter()

@@ -229,7 +229,7 @@ def test_unknown_filter(project: Project) -> None:
         ("\nimport nowhere_at_all\n", "filters.py:2: ModuleNotFoundError: No module named 'nowhere_at_all'"),
         ("def f():\n    return 1 / 0\n\n\nf()\n", "filters.py:2: ZeroDivisionError: division by zero"),
         ("import sys\n\nsys.exit('no')\n", "filters.py:3: SystemExit: no"),
-        ("filters = {}\n", "filters has none of FILTERS, TESTS and GLOBALS"),
+        ("filters = {}\n", "filters has none of FILTERS, TESTS, GLOBALS and GENERATORS"),
         ("FILTERS = ['x']\n", "filters: FILTERS is not a dictionary of names"),
     ],
 )

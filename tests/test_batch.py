@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from conftest import STATE
 import chora_mp
 from chora_mp import BatchResult, ItemResult, Job, JobError, SourceError, batch_generate, batch_generate_stream
 from chora_mp.policy import Errors
+from chora_mp.sizing import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -351,9 +353,12 @@ def test_constants_yield_to_the_record(project: Project) -> None:
 
 
 def test_a_small_job_opens_one_worker(project: Project) -> None:
-    """Three items are not worth a second process, however many are allowed."""
+    """Three items are not worth a second process, unless somebody asks for one."""
     project.records({"name": "a"}, {"name": "b"}, {"name": "c"})
-    assert 1 == batch_generate(Job.load(project.job()).replace(workers=8)).workers
+    job = Job.load(project.job())
+    assert 1 == batch_generate(job.replace(limits=Limits(max_workers=8))).workers
+    shutil.rmtree(project.out)
+    assert 1 < batch_generate(job.replace(workers=8)).workers <= 3
 
 
 def test_a_source_that_changes_under_the_run_is_noticed(project: Project) -> None:
@@ -440,11 +445,12 @@ def test_observers_hear_the_run_in_order(project: Project) -> None:
     heard: list[Any] = []
     result = batch_generate(Job.load(project.job()), observers=[heard.append])
     names = [type(event).__name__ for event in heard]
-    assert ["ReadingStarted", "RenderingStarted"] == names[:2]
-    assert {"SpanCompleted"} == set(names[2:-1])
-    assert isinstance(heard[-1], RenderingEnded)
-    assert isinstance(heard[-2], SpanCompleted)
-    assert (200, result.total) == (heard[-2].done, heard[-1].result.total)
+    assert ["ReadingStarted", "BatchStarted", "RenderingStarted"] == names[:3]
+    assert {"SpanCompleted", "ItemCompleted"} == set(names[3:-2])
+    assert ["RenderingEnded", "BatchCompleted"] == names[-2:]
+    spans = [event for event in heard if isinstance(event, SpanCompleted)]
+    ended = next(event for event in heard if isinstance(event, RenderingEnded))
+    assert (200, 200, result.total) == (spans[-1].done, names.count("ItemCompleted"), ended.result.total)
 
 
 def test_results_cross_process_boundaries() -> None:

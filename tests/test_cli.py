@@ -373,11 +373,11 @@ def test_summary_into_a_pipe(project: Project) -> None:
 def test_failures_by_cause(project: Project) -> None:
     """The summary for people groups failures by cause, with count and first keys, and says why so many workers."""
     project.records(*({"name": f"n{number}"} for number in range(5)), {"name": "m", "ok": 1}, {"name": "o", "ok": 0})
-    project.job("workers: 2", template="{{ ok }}{{ 1 // ok }}")
+    project.job("workers: 1", template="{{ ok }}{{ 1 // ok }}")
     done = project.run("render", "job.yaml")
     first, *rest = done.stdout.splitlines()
     expected = [
-        "1 worker (at most 2, as asked for)",
+        "1 worker (at most 1, as asked for)",
         "6 items failed:",
         "  5 × page.txt.j2:1: UndefinedError: 'ok' is undefined",
         "      n0.txt (data.jsonl:1), n1.txt (data.jsonl:2), n2.txt (data.jsonl:3) and 2 more",
@@ -389,11 +389,13 @@ def test_failures_by_cause(project: Project) -> None:
 
 
 def test_few_items_open_one_worker(project: Project) -> None:
-    """Three quick items are not worth a second process, however many may be opened."""
+    """Three quick items are not worth a second process, unless somebody asks for one."""
     project.records(*named(3))
-    project.job()
-    code, summary, _ = project.render("-j", "8")
-    assert (0, 1, 8) == (code, summary["workers"], summary["sizing"]["workers"])
+    project.job("limits: {max_workers: 8}")
+    code, summary, _ = project.render()
+    assert (0, 1) == (code, summary["workers"])
+    code, summary, _ = project.render("-j", "8", "-o", "other")
+    assert (0, 2, 8) == (code, summary["workers"], summary["sizing"]["workers"])
 
 
 def test_slow_items_open_all_workers(project: Project) -> None:
@@ -521,7 +523,7 @@ def test_stdout_that_is_full(project: Project, arguments: list[str]) -> None:
 def test_a_bug_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """An error that nobody foresaw is owned up to in one line; CHORA_MP_DEBUG shows the traceback."""
 
-    def broken() -> None:
+    def broken(**_: object) -> None:
         raise RuntimeError("oh")
 
     monkeypatch.setattr(cli.generators, "callback", broken)
@@ -613,10 +615,14 @@ def test_schema_in_the_repository(project: Project) -> None:
 
 
 def test_generators(project: Project) -> None:
-    """`generators` lists what can turn a record into a document, one a line."""
+    """`generators` lists what can turn a record into a document, one a line, and what suits it."""
     done = project.run("generators")
     assert (0, "") == (done.returncode, done.stderr)
-    assert ["jinja2"] == [line.split()[0] for line in done.stdout.splitlines()]
+    names = ["bdd_scenario", "code_generation", "demonstration", "jinja2", "minijinja", "template_fill"]
+    assert ["GENERATOR", *names] == [line.split()[0] for line in done.stdout.splitlines()]
+    rows = json.loads(project.run("generators", "--json").stdout)
+    assert names == [row["name"] for row in rows]
+    assert {"code_generation": "asyncio"} == {row["name"]: row["lane"] for row in rows if row["lane"] != "processes"}
 
 
 # ---- signals -----------------------------------------------------------------------------------------------

@@ -266,6 +266,8 @@ class FakeLane:
     """A lane of such seats."""
 
     depth = 2
+    span = None
+    exact = True
 
     def __init__(self, most: int, pace: float) -> None:
         self.most = most

@@ -15,7 +15,21 @@ from typing import Any
 import pytest
 
 import chora_mp
-from chora_mp import bundle, errors, events, job, machine, planning, records, selection, sizing, slots, upkeep
+from chora_mp import (
+    bundle,
+    errors,
+    events,
+    generators,
+    job,
+    machine,
+    planning,
+    records,
+    selection,
+    sizing,
+    slots,
+    supply,
+    upkeep,
+)
 
 PACKAGE = Path(chora_mp.__file__).parent
 
@@ -24,11 +38,11 @@ LAYERS = [
     {"sizing", "units", "failures", "selection", "policy"},
     {"job", "yamlmerge", "yamlfile", "jobvalues", "jobsections", "jobfile"}
     | {"machine", "environment", "bundle", "imports", "closures", "slots", "sinks", "sources", "memory"}
-    | {"state", "ledger", "looks", "outputs", "claims", "findings"},
+    | {"state", "ledger", "looks", "outputs", "claims", "findings", "generators", "gate"},
     {"worker", "renderer", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning"}
-    | {"dispatch", "attempts", "watchdog"},
-    {"progress"},
-    {"batch", "upkeep", "ahead"},
+    | {"dispatch", "attempts", "watchdog", "generation", "contents", "inflight", "supply"},
+    {"progress", "eventlog", "observers"},
+    {"batch", "abatch", "upkeep", "ahead", "subscription"},
     {"cli", "__main__"},
 ]
 """Modules by layer, from the bottom; `sources` is a package that counts as one."""
@@ -135,6 +149,10 @@ TRAVELLERS: list[Any] = [
     events.SpanCompleted(1, 0, 3, 2),
     events.RenderingEnded(RESULT),
     events.Noticed("the ledger was damaged"),
+    events.BatchStarted("r", 3),
+    events.ItemCompleted("r", "k", "p", "failed", 0, "", 0.1, 1, "jinja2", FAILURE, (("input_tokens", 3),)),
+    events.BatchCompleted("r", 2, 1, 0, 0, 0.5, "fail-fast"),
+    events.ItemsCounted(2, 3, ("a", "b")),
     sizing.Limits(),
     SIZING.terms[0],
     machine.Machine(2, 8_000_000_000),
@@ -151,6 +169,11 @@ TRAVELLERS: list[Any] = [
     upkeep.Verification("j", 3, ("a",), ("b",), ("c",)),
     upkeep.Status("j", "out", 1, 1, ({"id": 1},), (ITEM,)),
     upkeep.Check("j", 3, ("data.jsonl:1: broken",)),
+    upkeep.Engine("minijinja", 200, 199, 3.5),
+    job.Request("intro", {"a": 1}, "x.md", 50.0, "k"),
+    job.GeneratorOptions("asyncio", {"rate": 1.0}),
+    supply.Group("jinja2", 50.0, 3, False, "processes", True),
+    generators.Generated("text", {"input_tokens": 3}),
 ]
 
 
@@ -186,6 +209,7 @@ ERRORS: list[BaseException] = [
     errors.OutputError("out: c"),
     errors.LedgerError("out/.chora-mp/ledger.db: d"),
     errors.WorkerError("died"),
+    errors.BatchFailed(RESULT),
     errors.Interrupted("stopped", RESULT),
 ]
 

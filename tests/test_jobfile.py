@@ -281,8 +281,8 @@ def test_bad_sources(folder, spelled, expected):
                                    "write seconds, or a number with ms, s, m, h or d, such as 90s or 1.5h")),
         ("limits: {max_workers: 0}",
          "limits.max_workers: must be a whole number from 1 (found the number 0); write one, or null for no limit"),
-        ("limits: {batch_size: 10}", ("limits.batch_size: not available in this version (found the number 10); "
-                                     "remove it or set it to null")),
+        ("limits: {batch_size: 0}", ("limits.batch_size: must be a whole number from 1 (found the number 0); "
+                                    "write one, or null for no limit")),
         ("limits: []", "limits: must be a mapping (found a list); write its keys indented below it"),
         ("errors: {policy: fail_fast}", ("errors.policy: must be one of collect, fail-fast "
                                         "(found the text 'fail_fast'); did you mean 'fail-fast'?")),
@@ -445,8 +445,11 @@ def properties(schema):
         prefix, section = stack.pop()
         for name, entry in section["properties"].items():
             yield f"{prefix}{name}", entry, name in section.get("required", ())
-            references = [option["$ref"] for option in entry.get("anyOf", ()) if "$ref" in option]
-            stack.extend((f"{prefix}{name}.", schema["$defs"][ref.rpartition("/")[2]]) for ref in references)
+            for option in entry.get("anyOf", ()):
+                many = option.get("items", option.get("additionalProperties", {}))
+                for one, star in ((option, ""), (many, "*.")):
+                    if isinstance(one, dict) and "$ref" in one:
+                        stack.append((f"{prefix}{name}.{star}", schema["$defs"][one["$ref"].rpartition("/")[2]]))
 
 
 def test_schema():
@@ -455,7 +458,7 @@ def test_schema():
     keys = list(properties(schema))
     names = {f"{place}.{name}".lstrip(".") for place, model in SECTIONS.items() for name in model.model_fields}
     assert names == {name for name, _, _ in keys}
-    assert [name for name, _, required in keys if required] == ["template"]
+    assert [name for name, _, required in keys if required] == ["requests.*.config"]
     for name, entry, required in keys:
         assert entry["description"], name
         assert required or ("default" in entry and {"type": "null"} in entry["anyOf"]), name

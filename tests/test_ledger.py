@@ -571,15 +571,20 @@ def test_the_seal(project: Project) -> None:
     """After a run that came to its end its digest lies beside the ledger; while one is under way it does not."""
     make(project)
     seen: list[bool] = []
-    render(project, observers=[lambda event: seen.append(state(project, "ledger.sha256").exists())])
-    assert not any(seen[:-1])
+
+    def look(_: Event) -> None:
+        seen.append(state(project, "ledger.sha256").exists())
+
+    look.prompt = True  # type: ignore[attr-defined]
+    render(project, observers=[look])
+    assert not any(seen[:-2])
     expected = sha256(state(project, "ledger.db").read_bytes()).hexdigest()
     assert expected == state(project, "ledger.sha256").read_text().strip()
-    render(project, observers=[lambda event: seen.append(state(project, "ledger.sha256").exists())])
+    render(project)
     assert expected != state(project, "ledger.sha256").read_text().strip()
 
 
-class StopError(Exception):
+class StopError(KeyboardInterrupt):
     """Ends a run from outside."""
 
 
@@ -593,6 +598,7 @@ def test_a_run_that_is_ended_early(project: Project) -> None:
         if isinstance(event, SpanCompleted) and event.done > 35:
             raise StopError
 
+    stop.prompt = True  # type: ignore[attr-defined]
     with pytest.raises(StopError):
         render(project, observers=[stop])
     assert [(None,)] == ask(project, "SELECT content FROM sources")

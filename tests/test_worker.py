@@ -802,7 +802,7 @@ def test_broken_expressions(shop):
         ("x = 1\nraise ValueError('no good')", "plugin.py:2: ValueError: no good"),
         ("import nothing_like_this", "plugin.py:1: ModuleNotFoundError: No module named 'nothing_like_this'"),
         ("import sys\nsys.exit(3)", "plugin.py:2: SystemExit: 3"),
-        ("x = 1", "plugin has none of FILTERS, TESTS and GLOBALS"),
+        ("x = 1", "plugin has none of FILTERS, TESTS, GLOBALS and GENERATORS"),
         ("FILTERS = [1]", "plugin: FILTERS is not a dictionary of names"),
         ("TESTS = {1: 2}", "plugin: TESTS is not a dictionary of names"),
     ],

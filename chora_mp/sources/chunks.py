@@ -18,7 +18,9 @@ from zlib import crc32
 from chora_mp.records import Input, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+    from chora_mp.records import Outcome
 
 LEAST_BYTES = 2**13
 MOST_BYTES = 2**16
@@ -97,12 +99,25 @@ class FileSpans:
 
     slow = 0.0
 
-    def __init__(self, source: Input, chunks: Chunks, picks: bytes | bytearray | None = None) -> None:
+    def __init__(
+        self,
+        source: Input,
+        chunks: Chunks,
+        picks: bytes | bytearray | None = None,
+        within: tuple[int, int] | None = None,
+    ) -> None:
+        """`within`: the first of the records that this supply is about, and the one after the last; None: all."""
         self._input = source
         self._chunks = chunks
         self._picks = picks
-        self._todo: deque[tuple[int, int]] = deque([(0, chunks.records)])
-        self.left = chunks.records if picks is None else picks.count(1)
+        start, end = within or (0, chunks.records)
+        self._todo: deque[tuple[int, int]] = deque([(start, end)])
+        self.left = end - start if picks is None else picks.count(1, start, end)
+
+    def release(self, seq: int) -> None:
+        """Hand out one more record, after all others."""
+        self._todo.append((seq, seq + 1))
+        self.left += 1
 
     def take(self, count: int) -> Span | None:
         """The next span, of at most `count` records to render; None when all are handed out."""
@@ -126,6 +141,9 @@ class FileSpans:
         for span in reversed(list(spans)):
             self._todo.appendleft((span.seq, span.seq + span.count))
             self.left += span.size
+
+    def completed(self, span: Span, outcome: Outcome, pending: Callable[[int], bool]) -> None:
+        """Nothing: what is done is nobody's concern here."""
 
     def _cut(self, start: int, end: int, count: int) -> tuple[int, int]:
         """The stretch that holds the next `count` picked records of `start` to `end`, up to a long gap; empty: none."""

@@ -11,7 +11,9 @@ from chora_mp.sources.shapes import record_of
 from chora_mp.sources.spool import frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from chora_mp.records import Outcome
 
 # A span leaves as soon as it holds this much or took this long to fill: first results do not wait for a slow source.
 _MOST_BYTES = 2**20
@@ -57,6 +59,9 @@ class StreamSpans:
     def give_back(self, spans: Iterable[Span]) -> None:
         """Take back spans that were not, or not wholly, dealt with; the first of them comes out next."""
         self._returned.extendleft(reversed(list(spans)))
+
+    def completed(self, span: Span, outcome: Outcome, pending: Callable[[int], bool]) -> None:
+        """Nothing: what is done is nobody's concern here."""
 
     def _pull(self, count: int) -> list[bytes]:
         frames: list[bytes] = []
