@@ -5,9 +5,9 @@
 Three questions: what 5, 10 and 20 workers gain on 10 items of 50 ms and on 5 items of 300 ms; whether a rate is kept,
 and kept to; and how long 10,000 and 100,000 items take that wait a second each, in how much memory.
 
-Speed-ups are of the time from the first item's start to the last one's end, as the items themselves tell it, since what
-starting a worker takes (some 0.15 s) does not depend on their number; the whole run is beside it. All in one run, rounds
-interleaved, medians.
+Speed-ups are of the time from the first item's start to the last one's end, as the items themselves tell it, since
+what starting a worker takes (some 0.15 s) does not depend on their number; the whole run is beside it. All in one run,
+rounds interleaved, medians.
 """
 
 from __future__ import annotations
@@ -118,9 +118,8 @@ def speed_ups(folder: Path, rounds: int) -> None:
 
 def rates(folder: Path, rounds: int) -> None:
     """Whether so many items a second begin, and never more than floor(rate * T) + 1 in any window of T seconds."""
-    print(
-        "\n| rate | lane | items | reached | of the rate | most starts above what a window allows |\n|---|---|---|---|---|---|"
-    )
+    print("\n| rate | lane | items | reached | of the rate | starts too many in the fullest window |")
+    print("|---|---|---|---|---|---|")
     for rate, items, seconds in ((20, 41, 0.3), (100, 301, 0.05), (10 / 3, 5, 0.3)):
         for generator, lane in (("nap", "threads"), ("wait", "asyncio")):
             runs = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 import time
@@ -40,14 +39,15 @@ from chora_mp.planning import Plan, Planner, Wishes, alone, ask_to_compile
 from chora_mp.policy import Breaker, Room, Stop
 from chora_mp.records import BatchResult, Failure, Failures, ItemResult, Orders
 from chora_mp.selection import Selection
-from chora_mp.sizing import Sizing, Term, optimal_workers
+from chora_mp.sinks import STATE_FOLDER
+from chora_mp.sizing import CPU_FACTORS, Sizing, Term, optimal_workers
 from chora_mp.sources.chunks import MOST_RECORDS
 from chora_mp.sources.stream import StreamSpans
 from chora_mp.state import held, run_name, store_bundle, without_output
 from chora_mp.supply import Chunked, ChunkRoom, Prioritized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from chora_mp.bundle import Bundle
     from chora_mp.comparison import Layout
@@ -67,7 +67,6 @@ _MOST_ORPHANS = 20  # named in the summary
 _TEXTS = "texts"
 _MOST_TOGETHER = 1000  # items that are up to date, handed to a consumer together
 _FEW = 5  # items, from which on a second worker is thought of before anybody knows how long they take
-_THREADS_A_CPU = 2.0
 _COROUTINE_BYTES = 10**5  # what an item that waits on an event loop takes; 10,000 of them took 16 to 25 KB each
 _MOST_COROUTINES = 10_000
 _GRACE_SECONDS = 10.0  # what an interrupted run gives the items in work, where the job's timeout is not shorter
@@ -528,6 +527,8 @@ class _Run:
         if self._records is not None:
             ledger.drop_doubles()
         whole = ended and self._wishes.selection == Selection() and self.done == self.total
+        if whole and plan.texts is not None:
+            self._forget_texts(plan.texts)
         ledger.drop(ledger.overwritten(plan.superseded))
         # A run that was stopped early removes nothing: it may have been stopped for what it would remove.
         if ended and self._wishes.prune and self.done == self.total and not self._interrupted():
@@ -535,6 +536,15 @@ class _Run:
         ledger.forget_failures(every=whole)
         ledger.end(self.result())
         ledger.seal()
+
+    def _forget_texts(self, names: Collection[str]) -> None:
+        """Remove the texts that no document needs any more."""
+        assert self._job.output is not None  # noqa: S101  (there is a ledger)
+        folder = os.path.join(self._job.output.dir, STATE_FOLDER, _TEXTS)
+        with contextlib.suppress(OSError):  # there are none, or they stay
+            for name in os.listdir(folder):
+                if name not in names:
+                    os.unlink(os.path.join(folder, name))
 
     def _render(self, state: State, crew: Crew, plan: Plan) -> Iterator[tuple[ItemResult, ...]]:
         self._tell(RenderingStarted(self._job.name, plan.total, self._sizing))
@@ -585,7 +595,7 @@ class _Run:
             limits = self._job.limits_of(group.generator)
             sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent)
             terms.append(Term(group.generator or "unknown", float(sizing.workers), lane))
-            mine, free = self._crew_for(state, crew, free, lane, sizing, stack)
+            mine, free = self._crew_for(state, crew, free, lane, sizing, limits.timeout, stack)
             plain = alone and len(group.parts) == 1 and group.needs is None
             spans: Spans = group.parts[0][1] if plain else self._supply(group, lane, ladder)
             if room is not None:
@@ -611,7 +621,14 @@ class _Run:
         return mine
 
     def _crew_for(
-        self, state: State, crew: Crew, free: Crew | None, lane: str, sizing: Sizing, stack: contextlib.ExitStack
+        self,
+        state: State,
+        crew: Crew,
+        free: Crew | None,
+        lane: str,
+        sizing: Sizing,
+        timeout: float | None,
+        stack: contextlib.ExitStack,
     ) -> tuple[Crew, Crew | None]:
         """A crew for a lane, and the one that is still free: the plan's own goes to the first that it suits."""
         if lane == ("inline" if self._job.workers == 0 else "processes") and free is not None:
@@ -624,7 +641,6 @@ class _Run:
         elif lane == "processes":
             made = ProcessLane(orders, sizing.workers, workshop)
         else:
-            timeout = self._job.limits.timeout
             growth = self._machine.memory if self._job.limits.memory_per_item is None else orders.growth
             threads = lane == "threads"
             many = replace(orders, in_flight=sizing.workers, threads=threads, timeout=timeout, growth=growth)
@@ -774,7 +790,7 @@ def _unchanged(ledger: Ledger, layout: Layout) -> Iterator[tuple[ItemResult, ...
 
 def size_of(job: Job, machine: Machine, limits: Limits, lane: str, *, concurrent: bool = True) -> Sizing:
     """The workers of a lane, or its items in work at a time: as many as the job says, or as many as fit."""
-    factor = {"threads": _THREADS_A_CPU, "asyncio": math.inf}.get(lane, 1.0)
+    factor = CPU_FACTORS.get(lane, 1.0)
     if lane == "asyncio":
         need = limits.memory_per_item if limits.memory_per_item is not None else _COROUTINE_BYTES
         most = _MOST_COROUTINES if limits.max_in_flight is None else limits.max_in_flight

@@ -577,19 +577,23 @@ def _what_if(path: str | None, changes: dict[str, Any]) -> Sizing:
     from dataclasses import replace  # noqa: PLC0415
 
     from chora_mp.machine import Machine  # noqa: PLC0415
-    from chora_mp.sizing import Limits, optimal_workers  # noqa: PLC0415
+    from chora_mp.sizing import CPU_FACTORS, Limits, optimal_workers  # noqa: PLC0415
 
-    machine, limits = Machine.here(), Limits()
+    machine, limits, factor = Machine.here(), Limits(), 1.0
     if path is not None:
         from chora_mp.job import Job  # noqa: PLC0415
 
-        limits = Job.load(path).limits
+        job = Job.load(path)
+        limits = job.limits_of(job.generator or "")
+        factor = CPU_FACTORS.get(job.options_of(job.generator or "").lane or "", factor)
     if changes["cores"] is not None:
         machine = replace(machine, cpus=changes["cores"], cpus_from="--cores")
     if changes["memory"] is not None:
         machine = replace(machine, memory=changes["memory"], memory_from="--memory")
     named = ("memory_per_item", "rate", "latency", "max_workers")
-    return optimal_workers(machine, replace(limits, **{k: changes[k] for k in named if changes[k] is not None}))
+    return optimal_workers(
+        machine, replace(limits, **{k: changes[k] for k in named if changes[k] is not None}), cpu_factor=factor
+    )
 
 
 def _print_sizing(sizing: Sizing) -> None:

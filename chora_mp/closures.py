@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 NO_TEMPLATE = "(no template)"
 """Stands for the template of documents that are made without one."""
 
+ANY_TEMPLATE = "(any template)"
+"""Stands for the template of documents that may be made from any."""
+
 _CONTEXT = (_PassArg.context, _PassArg.environment)
 _DATA = (str, bytes, int, float, bool, type(None))
 

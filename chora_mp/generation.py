@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chora_mp import generators
-from chora_mp.closures import NO_TEMPLATE
+from chora_mp.closures import ANY_TEMPLATE, NO_TEMPLATE
 from chora_mp.environment import Document, autoescape_by_name
 from chora_mp.failures import did_you_mean, failure_of
 from chora_mp.generators import Generated, GenerationError, Generator, about, generator_of
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from chora_mp.renderer import Renderer
 
-ANY_TEMPLATE = "(any template)"
 _INLINE_MARKS = ("{{", "{%", "{#", "\n")
 _MOST_INLINE = 256  # compiled templates that are kept, of those that stand in configs
 

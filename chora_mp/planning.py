@@ -95,7 +95,8 @@ class Plan:
 
     `reasons`: how many items are rendered for which reason. `orphans`: outputs whose record is gone. `known`: what is
     to be kept about the source; `changed`: whether the ledger does not have it yet. `items`: what is to be rendered and
-    why, where that was asked for. `superseded`: places of rows whose files are other items' now.
+    why, where that was asked for. `superseded`: places of rows whose files are other items' now. `texts`: the names of
+    all that documents take from each other; None: they are no content configs'.
     """
 
     groups: list[PlannedGroup]
@@ -109,6 +110,7 @@ class Plan:
     changed: bool = True
     items: list[PlannedItem] = field(default_factory=list)
     superseded: list[int] = field(default_factory=list)
+    texts: frozenset[str] | None = None
 
     def as_dict(self, job: str) -> dict[str, Any]:
         """The plan of `job` as `render --dry-run --summary` writes it."""
@@ -569,8 +571,20 @@ class Planner:
             # What varies each time is looked at each time.
             None if self._pure is False else content or digest_of([row.digest for row in layout.rows]),
         )
+        texts = None if self._grouping is None else frozenset(self._grouping.texts.values())
         return Plan(
-            groups, total, total - picked, reasons, self._gone, layout, known, current, changed, items, self._superseded
+            groups,
+            total,
+            total - picked,
+            reasons,
+            self._gone,
+            layout,
+            known,
+            current,
+            changed,
+            items,
+            self._superseded,
+            texts,
         )
 
     def _grouped(self, source: Input, layout: Layout, picks: bytearray) -> list[PlannedGroup]:

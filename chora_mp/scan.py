@@ -149,6 +149,8 @@ class Scan:
         """Note a record's key and all that goes with it; whether it has a key."""
         renderer, others = self._renderer, self._renderer.globals
         key = path = ""
+        if self._orders.faults and renderer.bundle.generator is None and (problem := record.get("problem")):
+            self._blame(f"{record['key']}: {problem['type']}: {problem['message']}")
         try:
             if renderer.key is None:
                 key = path = renderer.path.of_record(record, others) if renderer.path else ""

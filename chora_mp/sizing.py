@@ -13,6 +13,9 @@ MB = 10**6
 ASSUMED_MEMORY = 200 * MB
 """Bytes that a worker is taken to need until somebody has measured it (the published formula's figure)."""
 
+CPU_FACTORS = {"threads": 2.0, "asyncio": math.inf}
+"""Workers per CPU on lanes where items wait: 2 as published; coroutines are not bounded by CPUs. Else it is 1."""
+
 NO_LIMIT = "no limit set"
 TIMES = "\N{MULTIPLICATION SIGN}"
 

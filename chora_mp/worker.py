@@ -22,6 +22,7 @@ import jinja2
 
 from chora_mp import failures
 from chora_mp.bundle import shown
+from chora_mp.closures import ANY_TEMPLATE, NO_TEMPLATE
 from chora_mp.errors import OutputError, SourceError, TemplateError
 from chora_mp.findings import CLAIMS, EXPECTED, Findings
 from chora_mp.gate import Gate, gate_path
@@ -63,7 +64,6 @@ _LOOK_SECONDS = 0.01  # between looks at how much memory is taken, which cost 2 
 
 MOST_THROTTLED = 20  # times that an item is asked to wait by a service, before that is its failure
 
-_NO_RECORD: dict[str, Any] = {}
 _clock = time.monotonic
 
 
@@ -139,8 +139,14 @@ class Worker:
         with open(self.orders.bundle + ".code", "wb") as file:
             pickle.dump({}, file, 5)
         survey, constant = Survey(renderer), renderer.template.constant
+        if renderer.bundle.generator not in (None, "jinja2"):  # whose templates may be anything
+            renderer.compile_reachable()
+            return [], []
         for name in names if constant is None else [constant]:
-            survey.look_at(name, renderer.bundle.labels["template"])
+            if name not in (NO_TEMPLATE, ANY_TEMPLATE):
+                survey.look_at(name, renderer.bundle.labels["template"])
+        if renderer.bundle.generator is None:  # what configs give their templates is not in their own names
+            return sorted(survey.problems), []
         return sorted(survey.problems), [(wanted.place, wanted.name) for wanted in survey.wanted.values()]
 
     def close_over(self, names: list[str]) -> None:
@@ -477,7 +483,9 @@ class Pass:
             if rendered:
                 if self._gated:
                     since = self._pass_gate(item, span, seq, since)
-                data = self._generated(item, span, seq, since)
+                    data = self._generated(item, span, seq, since)
+                else:
+                    data = item.render()
                 self.keep(item, seq, entry[1], data, since)
         except ClosedError:
             return False
@@ -493,7 +501,9 @@ class Pass:
         if not rendered:
             self._skipped += 1
             return True
-        self.succeed(item, span, seq, entry[0], since, data)
+        self._rendered += 1
+        if self._orders.details:
+            self._note(span, seq, entry[0], item, since, data=data)
         return True
 
     def fail(self, item: Item, span: Span, seq: int, line: int | None, since: float, error: BaseException) -> None:
@@ -717,14 +727,14 @@ class Item:
 
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
+        self.record: dict[str, Any] = {}
+        self.usage: Usage = ()
         self.begin()
 
     def begin(self) -> None:
         """Turn to the next record."""
         self.key = self.path = self.template = ""
         self.doing = "output.path"
-        self.record: dict[str, Any] = _NO_RECORD
-        self.usage: Usage = ()
 
     def open(self, record: dict[str, Any]) -> None:
         """Merge globals, constants and the record, and evaluate the key, which is the path where the job has none."""
@@ -764,7 +774,7 @@ class Item:
         self.doing, renderer = "template", self.renderer
         assert renderer.generation is not None  # noqa: S101  (the caller knows)
         self.template = renderer.template.constant or renderer.template(self.variables)
-        self.doing = "document"
+        self.doing, self.usage = "document", ()
         self.call = renderer.generation.call(self.record, self.key, self.template)
         return self.call
 

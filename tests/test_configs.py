@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import islice, pairwise
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import pytest
 import yaml
+
+from chora_mp import Job, batch_generate
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -119,12 +122,12 @@ class Links(HTMLParser):
 # The job files
 
 
-def test_there_are_three_jobs():
+def test_there_are_four_jobs():
     """Everything directly in configs/ is one of the known jobs."""
-    assert [job.stem for job in JOBS] == ["aws-operations", "stdlib-reference", "unicode"]
+    assert [job.stem for job in JOBS] == ["aws-operations", "content", "stdlib-reference", "unicode"]
 
 
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.stem)
+@pytest.mark.parametrize("job", [job for job in JOBS if job.stem != "content"], ids=lambda job: job.stem)
 def test_job_file(job):
     """A job names its schema for editors, has what is required, and its templates are there."""
     text = job.read_text(encoding="utf-8")
@@ -134,6 +137,19 @@ def test_job_file(job):
     assert options["name"] == job.stem
     assert options["output"]["dir"] == f"../build/{job.stem}"
     assert list((CONFIGS / options["templates"]).glob("*.j2"))
+
+
+def test_content_configs_are_rendered(tmp_path, monkeypatch):
+    """Six configs of five generators, one made from two others; without a key the model's code is the fallback."""
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    job = Job.load(CONFIGS / "content.yaml")
+    job = job.replace(output=replace(job.output, dir=tmp_path / "out"))
+    assert (6, 0) == ((result := batch_generate(job)).successful, result.failed)
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert texts["release-announcement.md"].strip() in texts["release-page.md"]
+    assert "Scenario Outline: What is refused" in texts["login-feature.feature"]
+    assert "def is_mail_address" in texts["email-validator.py"]
+    assert (0, 6) == ((again := batch_generate(job)).successful, again.unchanged)
 
 
 def test_templates_compile():

@@ -1,7 +1,7 @@
 """The generator `minijinja`: the same templates through MiniJinja, which is written in Rust and knows less of Jinja2.
 
-It prints some values otherwise (`true` for `True`), and some filters and all extensions are not there. So it is for
-templates that `chora-mp check --engine minijinja` finds to agree, byte by byte.
+It prints some values otherwise (1e20 with all its zeros), and some filters and all extensions are not there. So it is
+for templates that `chora-mp check --engine minijinja` finds to agree, byte by byte.
 """
 
 from __future__ import annotations
