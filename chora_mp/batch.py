@@ -593,6 +593,8 @@ class _Run:
         for group in plan.groups:
             lane = "inline" if self._job.workers == 0 else self._job.options_of(group.generator).lane or group.lane
             limits = self._job.limits_of(group.generator)
+            if limits.batch_memory is not None:
+                limits = replace(limits, batch_memory=max(1, limits.batch_memory // len(plan.groups)))
             sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent)
             terms.append(Term(group.generator or "unknown", float(sizing.workers), lane))
             mine, free = self._crew_for(state, crew, free, lane, sizing, limits.timeout, stack)
@@ -790,12 +792,15 @@ def _unchanged(ledger: Ledger, layout: Layout) -> Iterator[tuple[ItemResult, ...
 
 def size_of(job: Job, machine: Machine, limits: Limits, lane: str, *, concurrent: bool = True) -> Sizing:
     """The workers of a lane, or its items in work at a time: as many as the job says, or as many as fit."""
-    factor = CPU_FACTORS.get(lane, 1.0)
+    factor, most_asked = CPU_FACTORS.get(lane, 1.0), limits.max_in_flight
     if lane == "asyncio":
         need = limits.memory_per_item if limits.memory_per_item is not None else _COROUTINE_BYTES
         most = _MOST_COROUTINES if limits.max_in_flight is None else limits.max_in_flight
         limits = replace(limits, memory_per_item=need, max_in_flight=most)
     sizing = optimal_workers(machine, limits, cpu_factor=factor)
+    if lane == "asyncio" and most_asked is None:
+        words = "as many coroutines as one worker has at a time, if limits.max_in_flight does not say"
+        sizing = replace(sizing, terms=(*sizing.terms[:-1], replace(sizing.terms[-1], detail=words)))
     if job.workers != "auto":
         most = sys.maxsize if limits.max_in_flight is None else limits.max_in_flight
         sizing = Sizing(min(job.workers, most), "workers" if job.workers <= most else "max_in_flight", sizing.terms)

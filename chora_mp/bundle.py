@@ -44,6 +44,7 @@ class Bundle:
 
     `template`, `path` and `key` are expressions over a record; where `generator` is None the record is a content
     config's, and they only name what was told of it when it was read, `asked` being the job's own key and path.
+    `configured` says how messages name the generators that the job has options for.
     `templates` maps a template's name to its path, as messages show it, and its bytes. `imported`: the files of local
     modules that plug-ins import. `labels` says how messages name the job's keys (`output.path` →
     `job.yaml:12: output.path`). `parts` maps whatever else decides what a document says to its digest or version, under
@@ -66,6 +67,7 @@ class Bundle:
     digest: str
     generator: str | None = "jinja2"
     asked: tuple[str | None, str | None] = (None, None)
+    configured: Mapping[str, str] = field(default_factory=dict)
 
 
 def take_bundle(job: Job) -> Bundle:
@@ -108,6 +110,7 @@ def take_bundle(job: Job) -> Bundle:
         digest_of(setting, {name: data for name, (_, data) in sorted(templates.items())}),
         job.generator,
         asked,
+        {name: job.where(f"generators.{name}") for name in job.generators},
     )
 
 

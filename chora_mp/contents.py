@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chora_mp import failures
+from chora_mp.bundle import digest_of
 from chora_mp.errors import OutputError
 from chora_mp.generation import closure_of
 from chora_mp.sources.chunks import PIECE_BYTES
@@ -33,6 +34,7 @@ def spool_content(source: Source, renderer: Renderer, path: str) -> list[int]:
     key, output = (
         renderer.expression(name, text) for name, text in zip(("key", "output.path"), bundle.asked, strict=True)
     )
+    _name_texts(content.records, renderer)
     cuts, position = [0], 0
     try:
         with open(path, "wb", buffering=2**20) as file:
@@ -47,6 +49,18 @@ def spool_content(source: Source, renderer: Renderer, path: str) -> list[int]:
     except OSError as error:
         raise OutputError(f"{path}: cannot write what was read from {source.name}: {error.strerror}") from None
     return [*cuts, position]
+
+
+def _name_texts(records: list[dict[str, Any]], renderer: Renderer) -> None:
+    """Have the names of texts cover the templates, too, that they are made from; whoever needs one comes later."""
+    names: dict[str, str] = {}
+    for record in records:
+        if "needs" in record:
+            record["needs"] = {name: [key, names[text]] for name, (key, text) in record["needs"].items()}
+        if "text" in record:
+            parts = renderer.closure(closure_of(record, renderer.bundle.templates)).parts
+            names[record["text"]] = digest_of(record["text"], parts, record.get("needs"))
+            record["text"] = names[record["text"]]
 
 
 def _placed(

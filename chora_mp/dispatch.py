@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import BrokenExecutor, Future, as_completed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -149,6 +149,9 @@ class Dispatch:
         self._sacrificed: set[int] = set()
         self._narrow = False
         self._losses: Counter[tuple[int, int]] = Counter()
+        self._unexplained = 0  # deaths of workers with many items in work, that no item could be blamed for
+        self._suspects: deque[list[Span]] = deque()
+        self._trial: deque[Span] = deque()
         self._orphaned: Counter[int] = Counter()
         self._stillborn = 0
         self._stopping = False
@@ -181,7 +184,7 @@ class Dispatch:
                 self._spans.give_back([span])
         if not (self._spans.slow and any(future.done() for future in self._window)):
             self._fill()
-        waits = self.attempts.waiting and not self._stopping
+        waits = (self.attempts.waiting or self._suspects or self._trial) and not self._stopping
         return self._clock() <= self._deadline and bool(self._window or waits)
 
     def tell(self, answers: Iterable[tuple[Span, Outcome]]) -> Iterator[tuple[Span, Outcome]]:
@@ -209,15 +212,35 @@ class Dispatch:
     def _fill(self) -> None:
         if self._stopping or self.attempts.waiting > _MOST_WAITING or self._first_result_is_due():
             return
+        if self._suspects or self._trial:
+            self._try_suspects()
+            return
         if self._crew.lane.span and not self._crew.seats and self._worth_a_seat():
             self._crew.open()  # the one that there is; it takes many spans at once
-        for depth in range(1, self._crew.lane.depth + 1):
-            for seat in tuple(self._crew.seats):
-                if self._load[seat.number] < depth and seat.number not in self._leaving and not self._hand_out(seat):
-                    return
+        if not self._fill_to(1):
+            return
         while self._worth_a_seat():
             if not self._hand_out(self._crew.open()):
                 return
+        for depth in range(2, self._crew.lane.depth + 1):
+            if not self._fill_to(depth):
+                return
+
+    def _try_suspects(self) -> None:
+        """Hand out those that a worker may have died of, one group after the other and nothing beside it."""
+        if not self._trial and not self._window:
+            self._trial.extend(self._suspects.popleft())
+        seat = self._crew.seats[0] if self._crew.seats else self._crew.open()
+        while self._trial:
+            span = self._trial.popleft()
+            self._submit(_Task(seat, span), "render", span, 0.0)
+
+    def _fill_to(self, depth: int) -> bool:
+        """Give each seat so many spans; whether there may be more to hand out at once."""
+        for seat in tuple(self._crew.seats):
+            if self._load[seat.number] < depth and seat.number not in self._leaving and not self._hand_out(seat):
+                return False
+        return True
 
     def _first_result_is_due(self) -> bool:
         """Whether to wait: of an iterable nobody knows how long the next record takes, and the first result is near."""
@@ -381,9 +404,24 @@ class Dispatch:
         if guilty:
             self._blame(guilty.span, note, overdue, ending)
             return
-        for task in tasks:
-            if not task.verdict:
-                self._mourn(task.span, ending, rendered=True)
+        self._suspect([task.span for task in tasks if not task.verdict], ending)
+
+    def _suspect(self, spans: list[Span], ending: str) -> None:
+        """Look for the one that is to blame: after a second death half of them are tried again, then the others."""
+        self._unexplained += 1
+        if self._unexplained < _MOST_DEATHS:
+            self._spans.give_back(spans)
+        elif len(spans) > 1:
+            half = len(spans) // 2
+            self._suspects.extendleft([spans[half:], spans[:half]])
+        elif spans and spans[0].size > 1:
+            middle = spans[0].places()[spans[0].size // 2]
+            self._suspects.extendleft([[spans[0].after(middle)], [spans[0].first(middle)]])
+        elif spans:
+            verdict = Failure("WorkerDied", f"the worker {ending} while it rendered the item")
+            culprit = spans[0].after(spans[0].places()[0])
+            self._identify(culprit, verdict, self.attempts.give_up(culprit.seq) + _MOST_DEATHS)
+            self._unexplained = 0
 
     def _mourn(self, span: Span, ending: str, *, rendered: bool) -> None:
         """A death between records: nobody to blame by the slot, so a span that it happens to twice is halved."""

@@ -44,6 +44,11 @@ class Call(NamedTuple):
     text: str | None = None
 
 
+def plain_call(document: Document, variables: dict[str, Any]) -> Call:
+    """The call of a job's own Jinja2 template."""
+    return Call(Generator("jinja2", lambda _, names: document.render(dict(names))), {}, variables)
+
+
 class Compared(NamedTuple):
     """One record's document as two engines make it, or what they failed with, and the seconds that each took."""
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import math
 import os
 import pickle
-import signal
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.gate import rest
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _LONGEST_ANSWER = 8192  # bytes; a longer one goes through a file, for a message must fit the pipe
 _CANCEL_SECONDS = 5.0  # what a coroutine may take to end when it is cancelled, before its worker is ended
+_MOST_SPARE = 64  # threads for what is not `async`, on the lane of those that are
 _COARSE_SECONDS = 0.0015  # the loop's timers end up to a millisecond late
 
 _clock = time.monotonic
@@ -61,7 +63,7 @@ class InFlight:
         self._worker = worker
         self._slot: Slot = worker.slot
         self._most = most
-        self._threads = ThreadPoolExecutor(most, "item") if threads else None
+        self._threads = self._started(most) if threads else None
         self._spare_threads: ThreadPoolExecutor | None = None
         self._timeout = None if threads else worker.orders.timeout  # a thread cannot be ended: the watchdog does it all
         self._loop = asyncio.new_event_loop()
@@ -81,7 +83,7 @@ class InFlight:
         """
         for number, span in arrivals:
             self._accept(number, span)
-        self._loop.run_until_complete(self._slice(seconds))
+        self._run(seconds)
         answers, self._answers = self._answers, []
         data = pickle.dumps(answers, 5)
         if len(data) < _LONGEST_ANSWER:
@@ -91,6 +93,14 @@ class InFlight:
         with open(path, "wb") as file:
             file.write(data)
         return path
+
+    def _run(self, seconds: float) -> None:
+        """Run the loop for a slice; that a task of somebody's wants to exit stops the loop, but not us."""
+        slice_ = self._loop.create_task(self._slice(seconds))
+        while not slice_.done():
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                self._loop.run_until_complete(slice_)
+        slice_.result()
 
     def _accept(self, number: int, span: Span) -> None:
         """Read the records of a span, which others may have to be read beside."""
@@ -139,7 +149,7 @@ class InFlight:
                 continue
             seq = ticket.span.seq + place
             task = self._loop.create_task(self._one(ticket, item, seq, line, raw, call))
-            self._tasks[task] = ticket.span.seq, seq, _clock()
+            self._tasks[task] = ticket.span.seq, seq, math.inf
             task.add_done_callback(self._tasks.pop)
             gate = self._worker.gate(item.generator_name())
             if gate is not None and gate.is_narrow():  # one after the other, in their order
@@ -183,8 +193,7 @@ class InFlight:
                 await self._gate(item)
             finally:
                 self._passed.set()
-            since = _clock()
-            self._tasks[asyncio.current_task()] = span.seq, seq, since  # type: ignore[index]  # it is in a task
+            since = self._begin(ticket, seq)
             made = await self._made(ticket, item, seq, call)
             data = item.accept(made)
             one.keep(item, seq, raw, data, since)
@@ -197,6 +206,16 @@ class InFlight:
             one.fail(item, span, seq, line, since, error)
         self._done(ticket)
 
+    def _begin(self, ticket: _Ticket, seq: int) -> float:
+        """Note that an item begins now, which is told."""
+        since = _clock()
+        self._tasks[asyncio.current_task()] = ticket.span.seq, seq, since  # type: ignore[index]  # it is in a task
+        return since
+
+    def _wait(self, ticket: _Ticket, seq: int) -> None:
+        """Note that an item is not at work, or in a thread, which the watchdog looks at: it cannot be late here."""
+        self._tasks[asyncio.current_task()] = ticket.span.seq, seq, math.inf  # type: ignore[index]  # as above
+
     async def _made(self, ticket: _Ticket, item: Item, seq: int, call: Call) -> Any:
         """What the generator gives; a service that asks to wait is obeyed by all, and then asked again."""
         for _ in range(MOST_THROTTLED):
@@ -207,7 +226,9 @@ class InFlight:
                 if gate is None:
                     raise
                 gate.hold(throttled.seconds)
+                self._wait(ticket, seq)
                 await self._gate(item)
+                self._begin(ticket, seq)
         return await self._called(ticket, seq, call)
 
     async def _called(self, ticket: _Ticket, seq: int, call: Call) -> Any:
@@ -218,18 +239,32 @@ class InFlight:
 
     async def _in_thread(self, ticket: _Ticket, seq: int, call: Call) -> Any:
         pool = self._threads or self._spare()
-        self._running[seq] = ticket.span.seq, _clock()
-        self._note_oldest()
+        self._wait(ticket, seq)
+
+        def work() -> Any:
+            self._running[seq] = ticket.span.seq, _clock()  # not before: it may have waited for a thread
+            return _call(call)
+
         try:
-            return await self._loop.run_in_executor(pool, _call, call)
+            return await self._loop.run_in_executor(pool, work)
         finally:
-            del self._running[seq]
+            self._running.pop(seq, None)
             self._note_oldest()
 
     def _spare(self) -> ThreadPoolExecutor:
         """Threads for what is not `async`, though it was sent here."""
-        self._spare_threads = self._spare_threads or ThreadPoolExecutor(min(self._most, 64), "item")
+        if self._spare_threads is None:
+            self._spare_threads = self._started(min(self._most, _MOST_SPARE))
         return self._spare_threads
+
+    def _started(self, count: int) -> ThreadPoolExecutor:
+        """So many threads; their stacks are nothing that items take, and must not count against the cap."""
+        pool, all_there = ThreadPoolExecutor(count, "item"), Event()
+        with self._worker.allowance.exempted(), contextlib.suppress(RuntimeError):  # no room for so many: fewer, then
+            for _ in range(count):
+                pool.submit(all_there.wait)
+        all_there.set()
+        return pool
 
     def _note_oldest(self) -> None:
         """Have the watchdog look at the item that has been in a thread for the longest."""
@@ -253,13 +288,14 @@ class InFlight:
             raise LateError(f"the item took longer than {self._timeout:g} s and was cancelled") from None
 
     def _end_stubborn(self) -> None:
-        """Die of an item that goes on though it was cancelled: a coroutine cannot be ended otherwise."""
+        """Wait for the watchdog, if an item goes on though it was cancelled: a coroutine cannot be ended otherwise."""
         if self._timeout is None or not self._tasks:
             return
-        span, seq, since = next(iter(self._tasks.values()))  # begun before all others
+        span, seq, since = min(self._tasks.values(), key=lambda task: task[2])
         if _clock() - since > self._timeout + _CANCEL_SECONDS:
             self._slot.at(span, seq, since)
-            os.kill(os.getpid(), signal.SIGKILL)
+            while True:
+                time.sleep(1)
 
     # -- the end of items and spans
 

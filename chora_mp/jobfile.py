@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from chora_mp.errors import JobError
+from chora_mp.generators import proper_name
 from chora_mp.job import GeneratorOptions, JinjaOptions, Job, Output, Request, Source
 from chora_mp.jobsections import (
     SECTIONS,
@@ -184,7 +185,7 @@ def _frozen(section: JobSection, data: Mapping[str, Any], origin: Origin) -> Job
         limits=_limits(section.limits),
         errors=_errors(section.errors),
         generator=None if origin.about_content else section.generator,
-        generators={generator: _generator(options) for generator, options in section.generators.items()},
+        generators={proper_name(generator): _generator(options) for generator, options in section.generators.items()},
         lane=section.lane,
         file=origin.file,
         lines=origin.lines,

@@ -203,7 +203,7 @@ class LimitsSection(Section):
     rate: Rate | None = _key(None, "The most items that begin in a time, such as 60/min.")
     latency: Duration | None = _key(None, "How long an item waits for somebody else, for sizing.")
     max_workers: Count | None = _key(None, "The most worker processes.")
-    max_in_flight: Count | None = _key(None, "The most items at the same time, in whatever workers.")
+    max_in_flight: Count | None = _key(None, "The most items of a generator at the same time, in whatever workers.")
     batch_size: Count | None = _key(None, "Items of a chunk: the next one begins when all of it is done.")
     batch_timeout: Duration | None = _key(None, "What the whole batch may take; then nothing more is begun.")
     batch_memory: Size | None = _key(None, "The memory that all workers together may take, for sizing.")

@@ -27,6 +27,7 @@ class Allowance:
         self._growth = growth
         self._column = _DATA if cap is not None else _RESIDENT  # what is capped is what counts
         self._before: int | None = None
+        self._capped = False
 
     def begin(self) -> None:
         """Note that items come from now on."""
@@ -51,11 +52,26 @@ class Allowance:
         if self._cap is None:
             yield
             return
+        self._capped = True
         self.tighten()
         try:
             yield
         finally:
+            self._capped = False
             self.loosen()
+
+    @contextlib.contextmanager
+    def exempted(self) -> Iterator[None]:
+        """Let the block take what it needs, and don't count it: it is no item's."""
+        before = _pages(self._column)
+        self.loosen()
+        try:
+            yield
+        finally:
+            if self._before is not None:
+                self._before += max(0, _pages(self._column) - before)
+                if self._capped:
+                    self.tighten()
 
     def tighten(self) -> None:
         """Hold this process to its cap, until `loosen`."""

@@ -21,6 +21,7 @@ from chora_mp.bundle import digest_of
 from chora_mp.claims import shares
 from chora_mp.comparison import REASONS, TO_RENDER, Comparison, Layout
 from chora_mp.errors import JobError, SourceError, TemplateError
+from chora_mp.failures import did_you_mean
 from chora_mp.findings import CHOSEN, EXPECTED, UNKEYED, Findings
 from chora_mp.ledger import ChunkRow, Known, file_digest
 from chora_mp.outputs import Folder, orphans, output_at, suspects
@@ -188,8 +189,15 @@ class Planner:
         self._surveyed: Layout | None = None
         self._texts = texts
 
+    def _refuse_unknown_template(self) -> None:
+        using = self._wishes.selection.using
+        if using is not None and using not in self._bundle.templates:
+            near = did_you_mean(using, self._bundle.templates)
+            raise JobError([f"--using {using}: no such template in the template folders{near}"])
+
     def plan(self) -> Plan:
         """The plan. Raises `SourceError`, `TemplateError`, `OutputError`, `LedgerError`, and `JobError` for clashes."""
+        self._refuse_unknown_template()
         content = _Content(self._source)
         if self._is_that_of_last_run(content):
             layout, source = self._layout_of_last_run(), None

@@ -282,7 +282,9 @@ def _why(result: BatchResult) -> str:
     if sizing["binds"] == "generators":
         lanes = ", ".join(f"{term['name']}: {term['detail']}" for term in sizing["terms"])
         return f" ({lanes})"
-    most = f"at most {sizing['workers']:,}{' items at a time' if sizing.get('at_once') else ''}"
+    most = f"at most {sizing['workers']:,}"
+    if sizing.get("at_once"):
+        most += " item at a time" if sizing["workers"] == 1 else " items at a time"
     if sizing["binds"] == "workers":
         return f" ({most}, as asked for)"
     binding = next((term for term in sizing["terms"] if term["name"] == sizing["binds"]), None)

@@ -105,6 +105,7 @@ class Renderer:
         A template chosen per record is not known yet: it is compiled where it is met, and if broken fails its items.
         Raises `TemplateError` with every syntax error, or where the job's template does not exist.
         """
+        self._refuse_unknown_generators()
         name = self.template.constant
         if name is None:
             return self._code
@@ -125,6 +126,17 @@ class Renderer:
         if problems:
             raise TemplateError(sorted(problems))
         return self._code
+
+    def _refuse_unknown_generators(self) -> None:
+        """Raise `TemplateError` where the job has options for generators that there are not."""
+        if self.bundle.configured:
+            from chora_mp.generation import Generation  # noqa: PLC0415  (as above)
+
+            names = (self.generation or Generation(self, "")).names()
+            unknown = [(name, where) for name, where in self.bundle.configured.items() if name not in names]
+            if unknown:
+                nears = ((where, failures.did_you_mean(name, names)) for name, where in unknown)
+                raise TemplateError([f"{where}: no such generator{near}" for where, near in nears])
 
     def _compile(self, name: str, problems: list[str]) -> list[str | None]:
         """Compile one template; the names of those it refers to."""

@@ -76,7 +76,12 @@ class Prioritized:
         return sum(spans.left or 0 for _, spans in self._parts) + sum(span.size for span in self._returned)
 
     def most_urgent(self) -> float | None:
-        """The highest priority that there is something left of; None: nothing is left."""
+        """The highest priority that there is something left of; None: nothing is left.
+
+        What came back was begun: it is as urgent as can be here.
+        """
+        if self._returned:
+            return self._parts[0][0]
         return next((priority for priority, spans in self._parts if spans.left), None)
 
     def take(self, count: int) -> Span | None:

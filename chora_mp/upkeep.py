@@ -237,7 +237,7 @@ def _difference(text: str, other: str) -> str:
     at = next((place for place, (one, two) in pairs if one != two), min(len(text), len(other)))
     line = text.count("\n", 0, at) + 1
     start = max(0, at - 10)
-    return f"line {line} of the document is {other[start : at + 20]!r} and not {text[start : at + 20]!r}"
+    return f"line {line} of the document is {other[start : at + 60]!r} and not {text[start : at + 60]!r}"
 
 
 def _findings(job: Job, found: Surveyed) -> tuple[int, tuple[str, ...]]:

@@ -603,7 +603,8 @@ class Pass:
         data: bytes = b"",
         failure: Failure | None = None,
     ) -> None:
-        place = Place(span.input.name, line)
+        of_content = self._renderer.bundle.generator is None
+        place = Place(item.record.get("config", span.input.name) if of_content else span.input.name, line)
         key = failures.printable(item.key, _LONGEST_KEY) if item.key else f"{place.file}:{line or seq + 1}"
         path = failures.printable(item.path, _LONGEST_KEY if failure else sys.maxsize)
         self._items.append(
@@ -772,10 +773,14 @@ class Item:
         """What has to be called for the document, where that is not the job's own template."""
         self.place()
         self.doing, renderer = "template", self.renderer
-        assert renderer.generation is not None  # noqa: S101  (the caller knows)
         self.template = renderer.template.constant or renderer.template(self.variables)
+        if renderer.generation is None:  # on a lane that has many items in work
+            from chora_mp.generation import plain_call  # noqa: PLC0415
+
+            self.call = plain_call(renderer.document(self.template), self.variables)
         self.doing, self.usage = "document", ()
-        self.call = renderer.generation.call(self.record, self.key, self.template)
+        if renderer.generation is not None:
+            self.call = renderer.generation.call(self.record, self.key, self.template)
         return self.call
 
     def accept(self, made: str | Generated) -> bytes:

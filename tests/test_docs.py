@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from chora_mp.generation import listed
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -59,6 +65,93 @@ def test_the_layers_of_the_architecture_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     modules = {path.stem for path in (ROOT / "chora_mp").glob("*.py")} - {"__init__", "__main__", "version"}
     assert set() == {name for name in modules if f"`{name}`" not in text}
+
+
+BATCHES = ROOT / "docs" / "batches.md"
+
+
+def test_every_pattern_has_its_tests() -> None:
+    """The files of tests that docs/batches.md names are there, and every pattern of its table names one."""
+    rows = re.findall(r"^\| (?!pattern|---)[^|]+\| .* \| (`tests/.*) \|$", BATCHES.read_text(), re.MULTILINE)
+    assert 16 == len(rows)
+    named = {name for row in rows for name in re.findall(r"`(tests/\w+\.py)`", row)}
+    assert set() == {name for name in named if not (ROOT / name).is_file()}
+
+
+def test_every_generator_is_documented() -> None:
+    """Each built-in generator has a row with its lane, and a section of its own."""
+    text = BATCHES.read_text()
+    found = dict(re.findall(r"^\| `(\w+)` \| (\w+) \| .* \| .* \| .*\|$", text, re.MULTILINE))
+    assert {one.name: one.lane for one in listed() if one.source == "chora-mp"} == found
+    assert set() == {name for name in found if f"\n### {name}\n" not in text}
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every example of docs/batches.md that names its file, and with what they need."""
+    folder = tmp_path_factory.mktemp("batches")
+    for _, block in fenced(BATCHES.read_text()):
+        if named := re.match(r"# (\S+\.(?:yaml|py))\n", block):
+            path = folder / named[1]
+            path.parent.mkdir(exist_ok=True)
+            assert not path.exists(), path
+            path.write_text(block)
+    for name in ("data", "templates"):
+        (folder / name).mkdir()
+    (folder / "data" / "site.json").write_text('{"name": "Example"}')
+    (folder / "templates" / "page.md.j2").write_text("{{ opening }}{{ site.name }}\n")
+    (folder / "templates" / "word.txt").write_text("{{ word }}")
+    (folder / "words.jsonl").write_text('{"id": "a", "word": "hello"}\n{"id": "b", "word": "again"}\n{"id": "c"}\n')
+    return folder
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """A command of Python's in `folder`, without a key for the service."""
+    clean = {name: value for name, value in os.environ.items() if name != "ANTHROPIC_API_KEY"}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=clean, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "folder", "documents"),
+    [
+        ("content", "build", "greeting.md login.feature opening.md page.md release-note.md slug.py"),
+        ("requests", "build-requests", "grace.md greeting.md release-note.md"),
+        ("by-generator", "build-by-generator", "bdd_scenario code_generation demonstration jinja2 template_fill"),
+        ("served", "build-served", "greeting.md login.feature opening.md page.md release-note.md slug.py"),
+    ],
+)
+def test_jobs_of_batches_are_rendered(examples: Path, job: str, folder: str, documents: str) -> None:
+    """The jobs about content configs in docs/batches.md make the documents that it says."""
+    done = run(examples, "-m", "chora_mp", "render", f"{job}.yaml")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert documents.split() == sorted(path.name for path in (examples / folder).iterdir() if path.name[0] != ".")
+    if job == "content":
+        assert "# Lighthouse\n\nIt watches certificates.\n\nLicence: MIT\nExample" == (
+            (examples / folder / "page.md").read_text()
+        )
+
+
+def test_programs_of_batches_run(examples: Path) -> None:
+    """The programs in docs/batches.md print what it says; the generators that it shows do what they should."""
+    shown = re.search(r"^\$ python run\.py\n(.*?)^```", BATCHES.read_text(), re.DOTALL | re.MULTILINE)
+    assert shown is not None
+    assert (shown[1], "") == ((done := run(examples, "run.py")).stdout, done.stderr)
+    assert "HELLO!\n" == (examples / "build-words" / "a.txt").read_text()
+    assert "0 0\n1 1\n2 2\n" == run(examples, "stream.py").stdout
+    assert "0 of 3\none ONE!\ntwo TWO!\n" == run(examples, "arun.py").stdout
+    options = ("-f", "-q", "--events", "events.jsonl")
+    with subprocess.Popen([sys.executable, "follow.py"], cwd=examples, stdout=subprocess.PIPE, text=True) as follower:
+        while follower.poll() is None:  # it may begin to look when a batch is over, and waits for the next one then
+            run(examples, "-m", "chora_mp", "render", "words.yaml", *options)
+        told, _ = follower.communicate()
+    assert ["chora.batch_started None", "chora.batch_completed None"] == [told.splitlines()[at] for at in (0, -1)]
+    (examples / "lookup.yaml").write_text((examples / "words.yaml").read_text().replace("shout", "lookup"))
+    words = "".join(f'{{"id": "{word}", "word": "{word}"}}\n' for word in "abcd")
+    (examples / "words.jsonl").write_text(words)
+    found = run(examples, "-m", "chora_mp", "render", "lookup.yaml", "-o", "build-lookup", "--summary", "-")
+    assert (4, {"requests": 4}) == tuple(json.loads(found.stdout)[name] for name in ("successful", "usage"))
 
 
 FAULTS = ("crashes", "hangs", "memory", "signals", "orphans", "disks", "streams")

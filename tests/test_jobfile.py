@@ -494,11 +494,12 @@ def test_examples_in_the_reference(folder):
     for name in ("data/pages.jsonl", "data/pages.csv", "data/pages.txt", "app.db", "LICENSE"):
         Path(name).touch()
     (folder.parent / "shared" / "templates").mkdir(parents=True, exist_ok=True)
+    Path("content").mkdir()
     text = (Path(__file__).parent.parent / "docs" / "job-file.md").read_text(encoding="utf-8")
     examples = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(examples) > 15
     for example in examples:
-        extra = "" if re.search("^template:", example, re.MULTILINE) else "template: t.j2\n"
+        extra = "" if re.search("^(template|configs):", example, re.MULTILINE) else "template: t.j2\n"
         assert isinstance(loaded(example + extra, ()), Job)
 
 
