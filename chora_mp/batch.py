@@ -597,7 +597,9 @@ class _Run:
                 limits = replace(limits, batch_memory=max(1, limits.batch_memory // len(plan.groups)))
             sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent)
             terms.append(Term(group.generator or "unknown", float(sizing.workers), lane))
-            mine, free = self._crew_for(state, crew, free, lane, sizing, limits.timeout, stack)
+            mine, free = self._crew_for(
+                state, crew, free, lane, sizing, limits.timeout, stack, exact=lane == group.lane == "asyncio"
+            )
             plain = alone and len(group.parts) == 1 and group.needs is None
             spans: Spans = group.parts[0][1] if plain else self._supply(group, lane, ladder)
             if room is not None:
@@ -631,6 +633,8 @@ class _Run:
         sizing: Sizing,
         timeout: float | None,
         stack: contextlib.ExitStack,
+        *,
+        exact: bool,
     ) -> tuple[Crew, Crew | None]:
         """A crew for a lane, and the one that is still free: the plan's own goes to the first that it suits."""
         if lane == ("inline" if self._job.workers == 0 else "processes") and free is not None:
@@ -646,7 +650,7 @@ class _Run:
             growth = self._machine.memory if self._job.limits.memory_per_item is None else orders.growth
             threads = lane == "threads"
             many = replace(orders, in_flight=sizing.workers, threads=threads, timeout=timeout, growth=growth)
-            made = ConcurrentLane(many, workshop)
+            made = ConcurrentLane(many, workshop, exact=exact)
         return stack.enter_context(Crew(made, self._interrupted)), free
 
     def _dispatched(

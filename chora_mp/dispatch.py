@@ -28,6 +28,8 @@ SPAN_SECONDS = 0.075
 _FIRST_SECONDS = 0.01  # as little as it takes to learn how long items are
 _FIRST_COUNT = 64
 _MOST_COUNT = 20_000
+_THROUGHPUT_SECONDS = 0.25
+_SHARE_SECONDS, _MOST_SHARE = 0.02, 500  # of what many items at a time come to, in one span
 _SEAT_SECONDS = 0.05  # what a further seat costs: 10 ms to open, the rest to load the bundle and warm up
 _MOST_DEATHS = 2
 _MOST_STILLBORN = 3
@@ -94,6 +96,23 @@ class Pace:
         return max(self._seconds / self._items, 1e-6)
 
 
+class Throughput:
+    """Items a second, over the last quarter of one or more; 0 at first."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._since, self._items = clock(), 0
+        self.rate = 0.0
+
+    def add(self, items: int) -> None:
+        """Take so many more into account."""
+        self._items += items
+        elapsed = self._clock() - self._since
+        if elapsed > _THROUGHPUT_SECONDS:
+            self.rate = self._items / elapsed
+            self._since, self._items = self._clock(), 0
+
+
 class Surroundings(NamedTuple):
     """The machine's memory: the rule for how many seats there is `room`, the bytes `free` now, and who is told.
 
@@ -142,6 +161,7 @@ class Dispatch:
         self._clock, self._sleep = clock, sleep
         self._watchdog = Watchdog(crew, timeout, clock)
         self._pace = Pace(seating.seconds)
+        self._throughput = Throughput(clock)
         self._seat_seconds = _SEAT_SECONDS
         self._window: dict[Future[Any], _Task] = {}
         self._load: Counter[int] = Counter()
@@ -274,8 +294,8 @@ class Dispatch:
 
     def _count(self) -> int:
         """How many records the next span should have: its share of the time, and towards the end of what is left."""
-        if self._crew.lane.span:
-            return self._crew.lane.span
+        if self._crew.lane.span:  # items that wait: how long one takes says nothing, but how many come to their end
+            return max(self._crew.lane.span, min(int(self._throughput.rate * _SHARE_SECONDS), _MOST_SHARE))
         wanted = int(SPAN_SECONDS / self._pace.seconds) if self._pace.known else _FIRST_COUNT
         left = self._spans.left
         if left is None and not self._pace.known:
@@ -328,6 +348,7 @@ class Dispatch:
         if not self._pace.known:  # the first items pay for compiling and warming up, as they would on any seat
             self._seat_seconds += outcome.seconds / max(1, outcome.size)
         self._pace.learn(outcome)
+        self._throughput.add(outcome.size)
         if outcome.done < task.span.count:
             self._spans.give_back([task.span.after(outcome.done)])
         if not self._stopping:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _LONGEST_ANSWER = 8192  # bytes; a longer one goes through a file, for a message must fit the pipe
 _CANCEL_SECONDS = 5.0  # what a coroutine may take to end when it is cancelled, before its worker is ended
 _MOST_SPARE = 64  # threads for what is not `async`, on the lane of those that are
+_LOOK_SECONDS = 0.5  # between looks for those that do
 _COARSE_SECONDS = 0.0015  # the loop's timers end up to a millisecond late
 
 _clock = time.monotonic
@@ -73,6 +74,8 @@ class InFlight:
         self._answers: Answers = []
         self._news = asyncio.Event()
         self._passed = asyncio.Event()  # the last item that was begun is through the gate
+        self._room = asyncio.Event()  # an item has left
+        self._looked = _clock()
         self._feeder: asyncio.Task[None] | None = None
         self._count = 0
 
@@ -141,7 +144,8 @@ class InFlight:
                 self._waiting.popleft()
                 continue
             while len(self._tasks) >= self._most:
-                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+                self._room.clear()
+                await self._room.wait()
             place, (line, raw) = ticket.entries.popleft()
             item = ticket.pass_.new_item()
             call = self._open(ticket, item, ticket.span.seq + place, line, raw)
@@ -150,11 +154,15 @@ class InFlight:
             seq = ticket.span.seq + place
             task = self._loop.create_task(self._one(ticket, item, seq, line, raw, call))
             self._tasks[task] = ticket.span.seq, seq, math.inf
-            task.add_done_callback(self._tasks.pop)
+            task.add_done_callback(self._leave)
             gate = self._worker.gate(item.generator_name())
             if gate is not None and gate.is_narrow():  # one after the other, in their order
                 await self._passed.wait()
             self._passed.clear()
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        self._room.set()
 
     def _open(self, ticket: _Ticket, item: Item, seq: int, line: int | None, raw: bytes) -> Call | None:
         """What an item has to call; None: it has come to its end already."""
@@ -289,8 +297,9 @@ class InFlight:
 
     def _end_stubborn(self) -> None:
         """Wait for the watchdog, if an item goes on though it was cancelled: a coroutine cannot be ended otherwise."""
-        if self._timeout is None or not self._tasks:
+        if self._timeout is None or not self._tasks or _clock() - self._looked < _LOOK_SECONDS:
             return
+        self._looked = _clock()
         span, seq, since = min(self._tasks.values(), key=lambda task: task[2])
         if _clock() - since > self._timeout + _CANCEL_SECONDS:
             self._slot.at(span, seq, since)

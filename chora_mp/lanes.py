@@ -349,14 +349,14 @@ def _unpacked(answers: Any) -> list[tuple[int, Any]]:
 class ConcurrentLane(ProcessLane):
     """One worker process that has many items in work at a time, for generators that wait."""
 
-    def __init__(self, orders: Orders, workshop: Workshop) -> None:
-        """As many items as `orders.in_flight` says."""
+    def __init__(self, orders: Orders, workshop: Workshop, *, exact: bool) -> None:
+        """As many items as `orders.in_flight` says; `exact`: they are coroutines all."""
         super().__init__(orders, 1, workshop)
         most = orders.in_flight or 1
         self.span = max(1, most // _SPANS)
         # As many again wait in the worker, so that none of its places is empty for want of a message.
         self.depth = -(-(most + min(most, _MOST_READY)) // self.span)
-        self.exact = not orders.threads
+        self.exact = exact
 
     def _seat(self, number: int, server: seats.Server) -> ProcessSeat:
         return ConcurrentSeat(number, self._orders, self._slots, server, self.depth)

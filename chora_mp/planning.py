@@ -21,7 +21,6 @@ from chora_mp.bundle import digest_of
 from chora_mp.claims import shares
 from chora_mp.comparison import REASONS, TO_RENDER, Comparison, Layout
 from chora_mp.errors import JobError, SourceError, TemplateError
-from chora_mp.failures import did_you_mean
 from chora_mp.findings import CHOSEN, EXPECTED, UNKEYED, Findings
 from chora_mp.ledger import ChunkRow, Known, file_digest
 from chora_mp.outputs import Folder, orphans, output_at, suspects
@@ -192,6 +191,8 @@ class Planner:
     def _refuse_unknown_template(self) -> None:
         using = self._wishes.selection.using
         if using is not None and using not in self._bundle.templates:
+            from chora_mp.failures import did_you_mean  # noqa: PLC0415  (brings Jinja2 along)
+
             near = did_you_mean(using, self._bundle.templates)
             raise JobError([f"--using {using}: no such template in the template folders{near}"])
 

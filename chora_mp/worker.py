@@ -604,7 +604,7 @@ class Pass:
         failure: Failure | None = None,
     ) -> None:
         of_content = self._renderer.bundle.generator is None
-        place = Place(item.record.get("config", span.input.name) if of_content else span.input.name, line)
+        place = Place((of_content and item.record.get("config")) or span.input.name, line)
         key = failures.printable(item.key, _LONGEST_KEY) if item.key else f"{place.file}:{line or seq + 1}"
         path = failures.printable(item.path, _LONGEST_KEY if failure else sys.maxsize)
         self._items.append(

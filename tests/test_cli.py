@@ -395,7 +395,7 @@ def test_few_items_open_one_worker(project: Project) -> None:
     code, summary, _ = project.render()
     assert (0, 1) == (code, summary["workers"])
     code, summary, _ = project.render("-j", "8", "-o", "other")
-    assert (0, 2, 8) == (code, summary["workers"], summary["sizing"]["workers"])
+    assert (0, 3, 8) == (code, summary["workers"], summary["sizing"]["workers"])
 
 
 def test_slow_items_open_all_workers(project: Project) -> None:
