@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +87,12 @@ class Project:
         """Render the job: exit code, JSON summary (empty where there is none) and stderr."""
         done = self.run("render", job, "--summary", "-", *arguments)
         return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+
+
+# As many examples as find a mistake that is there; HYPOTHESIS_PROFILE=many looks longer.
+settings.register_profile("usual", max_examples=40)
+settings.register_profile("many", max_examples=400)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "usual"))
 
 
 @pytest.fixture

@@ -461,7 +461,7 @@ def test_flipped_bits(project: Project) -> None:
 
 
 def test_flipped_bits_of_the_header(project: Project) -> None:
-    """The same of every byte of SQLite's own header, which says how all the rest is to be read."""
+    """The same of every other byte of SQLite's own header, which says how all the rest is to be read."""
     damaged = Damaged(project, seed=6)
 
     def bend(offset: int) -> None:
@@ -471,9 +471,9 @@ def test_flipped_bits_of_the_header(project: Project) -> None:
             file.seek(offset)
             file.write(bytes([byte ^ 0x80]))
 
-    for offset in (*range(72), *range(92, 100)):
+    for offset in (*range(0, 72, 2), *range(92, 100, 2)):
         damaged.goes_well_after(lambda offset=offset: bend(offset), f"byte {offset}", is_foreseen)
-    assert damaged.set_aside > 16
+    assert damaged.set_aside > 8
 
 
 @pytest.mark.slow
