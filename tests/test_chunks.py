@@ -158,7 +158,7 @@ def read(path: Path, lines: Iterable[bytes]) -> list[bytes]:
 
 
 @given(seed=st.integers(0, 2**32), kind=st.sampled_from(sorted(LENGTHS)))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
 def test_chunks_have_their_size(tmp_path, seed, kind):
     """Every chunk but the last has the least size, none has more than the most and one line."""
     lines = random_lines(random.Random(seed), kind)
@@ -170,7 +170,7 @@ def test_chunks_have_their_size(tmp_path, seed, kind):
 
 
 @given(seed=st.integers(0, 2**32), kind=st.sampled_from(["short", "one length", "long"]), edit=st.sampled_from("caro"))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
 def test_an_edit_leaves_other_chunks_alone(tmp_path, seed, kind, edit):
     """A line that is changed, added or removed, or all in another order from some line on: other chunks stay."""
     rng = random.Random(seed)

@@ -1486,7 +1486,7 @@ def _in_any_order(project: Project, steps: list[tuple[str, Any]]) -> None:
 @example(steps=[("expression", "key", 1)])
 @example(steps=[("expression", "template", 1)])
 @example(steps=[("expression", "key", 1), ("shard", 1), ("shard", 2), ("remove", {"n0", "n1", "n2", "n3"})])
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_anything_in_any_order(steps: list[tuple[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Whatever is edited, removed, stopped and run in between, a run with `prune` leaves what a fresh run would."""
     from conftest import Project

@@ -453,6 +453,7 @@ def flipped(project: Project, seed: int, cases: int) -> Damaged:
     return damaged
 
 
+@pytest.mark.slow
 def test_flipped_bits(project: Project) -> None:
     """With any bits of it flipped, the ledger misleads nobody and no run falls over."""
     damaged = flipped(project, seed=4, cases=60)
@@ -460,6 +461,7 @@ def test_flipped_bits(project: Project) -> None:
     assert damaged.refused < 6
 
 
+@pytest.mark.slow
 def test_flipped_bits_of_the_header(project: Project) -> None:
     """The same of every other byte of SQLite's own header, which says how all the rest is to be read."""
     damaged = Damaged(project, seed=6)
