@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from chora_mp.batch import generate, stream
 from chora_mp.errors import Interrupted
+from chora_mp.planning import Wishes
+from chora_mp.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -31,25 +33,22 @@ async def abatch_generate(
     records: Records | None = None,
     *,
     on_progress: OnProgress | None = None,
+    only: str | None = None,
+    using: str | None = None,
+    failed: bool = False,
+    shard: tuple[int, int] | None = None,
+    force: bool = False,
+    prune: bool = False,
     observers: Iterable[Observer] = (),
-    **options: Any,
 ) -> BatchResult:
     """As `batch_generate`, with its options, awaited; `records` may be an async iterable.
 
     Cancelling it stops the batch cleanly: workers end at once, what is written is whole. Raises as `batch_generate`.
     """
     async with _Thread() as thread:
-        given = thread.pulled(records)
-        work = lambda: generate(  # noqa: E731
-            job,
-            given,
-            on_progress=on_progress,
-            observers=observers,
-            interrupted=thread.is_stopped,
-            grace=0.0,
-            **options,
-        )
-        return await thread.run(work)
+        given, wishes = thread.pulled(records), Wishes(Selection(only, None, shard, failed, using), force, prune)
+        stopped = thread.is_stopped
+        return await thread.run(lambda: generate(job, given, wishes, on_progress, observers, stopped, grace=0.0))
 
 
 async def abatch_generate_stream(
@@ -57,8 +56,12 @@ async def abatch_generate_stream(
     records: Records | None = None,
     *,
     keep_text: bool = False,
+    only: str | None = None,
+    using: str | None = None,
+    failed: bool = False,
+    shard: tuple[int, int] | None = None,
+    force: bool = False,
     observers: Iterable[Observer] = (),
-    **options: Any,
 ) -> AsyncIterator[ItemResult]:
     """As `batch_generate_stream`, with its options: the items as they are completed, in flat memory.
 
@@ -66,11 +69,8 @@ async def abatch_generate_stream(
     cleanly.
     """
     async with _Thread() as thread:
-        given = thread.pulled(records)
-        interrupted = thread.is_stopped
-        items = stream(
-            job, given, keep_text=keep_text, observers=observers, interrupted=interrupted, grace=0.0, **options
-        )
+        given, wishes = thread.pulled(records), Wishes(Selection(only, None, shard, failed, using), force)
+        items = stream(job, given, wishes, keep_text, observers, thread.is_stopped, grace=0.0)
         try:
             while (some := await thread.run(lambda: next(items, None))) is not None:
                 for item in some:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from chora_mp.dispatch import Spans
     from chora_mp.events import Event, Observer
     from chora_mp.job import Job
-    from chora_mp.lanes import Lane
+    from chora_mp.lanes import Lane, Workshop
     from chora_mp.planning import PlannedGroup
     from chora_mp.records import Outcome, Span
     from chora_mp.sizing import Limits
@@ -97,45 +97,8 @@ def batch_generate(
     whether to stop.
     Raises `ChoraError` where the run cannot go on, `Interrupted` with the result so far.
     """
-    return generate(
-        job,
-        records,
-        on_progress=on_progress,
-        only=only,
-        using=using,
-        failed=failed,
-        shard=shard,
-        force=force,
-        prune=prune,
-        observers=observers,
-        interrupted=interrupted,
-    )
-
-
-def generate(
-    job: Job,
-    records: Records | None = None,
-    *,
-    on_progress: OnProgress | None = None,
-    prune: bool = False,
-    force: bool = False,
-    observers: Iterable[Observer] = (),
-    interrupted: Callable[[], bool] = lambda: False,
-    grace: float = _GRACE_SECONDS,
-    **selected: Any,
-) -> BatchResult:
-    """As `batch_generate`; who interrupts it gives the items in work at most `grace` seconds."""
-    wishes = Wishes(_selection(**selected), force, prune)
-    return _generate(job, records, wishes, on_progress, observers, interrupted, grace)
-
-
-def _selection(
-    only: str | None = None,
-    using: str | None = None,
-    failed: bool = False,
-    shard: tuple[int, int] | None = None,
-) -> Selection:
-    return Selection(only, None, shard, failed, using)
+    wishes = Wishes(Selection(only, None, shard, failed, using), force, prune)
+    return generate(job, records, wishes, on_progress, observers, interrupted)
 
 
 def batch_generate_stream(
@@ -156,46 +119,8 @@ def batch_generate_stream(
     stays flat however many items there are: a slow consumer slows the renderer, and closing the iterator ends it.
     Otherwise, and in what it raises, as `batch_generate`.
     """
-    found = stream(
-        job,
-        records,
-        keep_text=keep_text,
-        force=force,
-        observers=observers,
-        only=only,
-        using=using,
-        failed=failed,
-        shard=shard,
-    )
-    return (item for items in found for item in items)
-
-
-def stream(
-    job: Job,
-    records: Records | None = None,
-    *,
-    keep_text: bool = False,
-    force: bool = False,
-    observers: Iterable[Observer] = (),
-    interrupted: Callable[[], bool] = lambda: False,
-    grace: float = _GRACE_SECONDS,
-    **selected: Any,
-) -> Iterator[tuple[ItemResult, ...]]:
-    """As `batch_generate_stream`, the items of each span together; `interrupted` and `grace` as for `generate`."""
-    if job.output is None and not keep_text:
-        raise JobError([f"{job.where('output.path')}: missing; give it, or ask for the text (keep_text=True)"])
-    wishes = Wishes(_selection(**selected), force or keep_text)
-    run = _Run(
-        job,
-        records,
-        wishes,
-        observers=observers,
-        interrupted=interrupted,
-        grace=grace,
-        details=True,
-        keep_text=keep_text,
-    )
-    return run.outcomes()
+    wishes = Wishes(Selection(only, None, shard, failed, using), force)
+    return (item for items in stream(job, records, wishes, keep_text, observers) for item in items)
 
 
 def retry_failed(
@@ -218,7 +143,7 @@ def retry_failed(
     if job.source is None:
         raise JobError([f"{job.where('source')}: missing; records that were passed have to be passed again"])
     keys = frozenset(item.key for item in failures)
-    return _generate(job, None, Wishes(Selection(keys=keys)), on_progress, observers)
+    return generate(job, None, Wishes(Selection(keys=keys)), on_progress, observers)
 
 
 def plan(
@@ -243,15 +168,16 @@ def plan(
     return _Run(job, None, wishes, observers=observers).plan_only()
 
 
-def _generate(
+def generate(
     job: Job,
     records: Records | None,
     wishes: Wishes,
-    on_progress: OnProgress | None,
-    observers: Iterable[Observer],
+    on_progress: OnProgress | None = None,
+    observers: Iterable[Observer] = (),
     interrupted: Callable[[], bool] = lambda: False,
     grace: float = _GRACE_SECONDS,
 ) -> BatchResult:
+    """As `batch_generate`; who interrupts it gives the items in work at most `grace` seconds."""
     told: list[Observer] = [*observers]
     if on_progress is not None:
         told.append(Progress(on_progress))
@@ -261,6 +187,32 @@ def _generate(
     for _ in run.outcomes():
         pass
     return run.result()
+
+
+def stream(
+    job: Job,
+    records: Records | None,
+    wishes: Wishes,
+    keep_text: bool,
+    observers: Iterable[Observer] = (),
+    interrupted: Callable[[], bool] = lambda: False,
+    grace: float = _GRACE_SECONDS,
+) -> Iterator[tuple[ItemResult, ...]]:
+    """As `batch_generate_stream`, the items of each span together; `interrupted` and `grace` as for `generate`."""
+    if job.output is None and not keep_text:
+        raise JobError([f"{job.where('output.path')}: missing; give it, or ask for the text (keep_text=True)"])
+    wishes = replace(wishes, force=wishes.force or keep_text)
+    run = _Run(
+        job,
+        records,
+        wishes,
+        observers=observers,
+        interrupted=interrupted,
+        grace=grace,
+        details=True,
+        keep_text=keep_text,
+    )
+    return run.outcomes()
 
 
 class _Part(NamedTuple):
@@ -315,6 +267,7 @@ class _Run:
         self._workers = 0
         self._failures: list[ItemResult] = []
         self._causes: dict[Failure, Failure] = {}
+        self._usual_lane = "inline" if job.workers == 0 else "processes"
         self._is_gated = job.generator != "jinja2" or job.limits_of("jinja2").rate is not None
         self._started = time.monotonic()
 
@@ -345,7 +298,7 @@ class _Run:
             self._observers.close()
 
     def _outcomes(self) -> Iterator[tuple[ItemResult, ...]]:
-        with self._begun() as (bundle, state), Crew(self._lane(state), self._interrupted) as crew:
+        with self._begun() as (bundle, state), Crew(self._first_lane(state), self._interrupted) as crew:
             plan = self._plan = self._planned(bundle, crew, state)
             if self._interrupted():
                 raise Interrupted("interrupted")
@@ -363,7 +316,7 @@ class _Run:
 
     def plan_only(self) -> Plan:
         """The plan, and nothing else."""
-        with self._begun() as (bundle, state), Crew(self._lane(state)) as crew:
+        with self._begun() as (bundle, state), Crew(self._first_lane(state)) as crew:
             self._ledger = self._ledger or Ledger(None)
             self._plan = self._planned(bundle, crew, state)
             self._observers.close()
@@ -441,10 +394,23 @@ class _Run:
             self._tell(Noticed(f"the ledger was damaged and is set aside as {name}; every output is checked anew"))
         self._file = job_identity(ledger, self._job)
 
-    def _lane(self, state: State) -> Lane:
+    def _first_lane(self, state: State) -> Lane:
         """The lane that the plan is made on, and most items are rendered on."""
+        return self._lane(state, self._usual_lane, self._sizing.workers)
+
+    def _lane(self, state: State, kind: str, most: int, workshop: Workshop | None = None) -> Lane:
+        """The lane `processes`, of so many, or `inline`; `workshop`: that of the run's first lane, None: it is that."""
         orders = self._orders(state)
-        return InlineLane(orders) if self._job.workers == 0 else ProcessLane(orders, self._sizing.workers)
+        return InlineLane(orders, workshop) if kind == "inline" else ProcessLane(orders, most, workshop)
+
+    def _waiting_lane(
+        self, state: State, group: PlannedGroup, kind: str, most: int, timeout: float | None, workshop: Workshop
+    ) -> Lane:
+        """The lane `threads` or `asyncio`, with so many items in work at a time."""
+        orders = self._orders(state)
+        growth = self._machine.memory if self._job.limits.memory_per_item is None else orders.growth
+        orders = replace(orders, in_flight=most, threads=kind == "threads", timeout=timeout, growth=growth)
+        return ConcurrentLane(orders, workshop, exact=kind == group.lane == "asyncio")
 
     def _orders(self, state: State) -> Orders:
         job, inline = self._job, self._job.workers == 0
@@ -591,15 +557,25 @@ class _Run:
         alone = len(plan.groups) == 1
         terms: list[Term] = []
         for group in plan.groups:
-            lane = "inline" if self._job.workers == 0 else self._job.options_of(group.generator).lane or group.lane
+            asked = self._job.options_of(group.generator).lane
+            lane = "inline" if self._job.workers == 0 else asked or group.lane
             limits = self._job.limits_of(group.generator)
             if limits.batch_memory is not None:
                 limits = replace(limits, batch_memory=max(1, limits.batch_memory // len(plan.groups)))
             sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent)
             terms.append(Term(group.generator or "unknown", float(sizing.workers), lane))
-            mine, free = self._crew_for(
-                state, crew, free, lane, sizing, limits.timeout, stack, exact=lane == group.lane == "asyncio"
-            )
+            if lane == self._usual_lane and free is not None:  # the plan's own crew, for the first that it suits
+                mine, free = free, None
+                if isinstance(mine.lane, ProcessLane):
+                    mine.lane.limit(sizing.workers)
+            else:
+                workshop, most = crew.lane.workshop, sizing.workers
+                made = (
+                    self._waiting_lane(state, group, lane, most, limits.timeout, workshop)
+                    if lane in CPU_FACTORS
+                    else self._lane(state, lane, most, workshop)
+                )
+                mine = stack.enter_context(Crew(made, self._interrupted))
             plain = alone and len(group.parts) == 1 and group.needs is None
             spans: Spans = group.parts[0][1] if plain else self._supply(group, lane, ladder)
             if room is not None:
@@ -623,35 +599,6 @@ class _Run:
         mine = Prioritized(group.parts, may_go_on, group.needs)
         ladder.append((lane, mine))
         return mine
-
-    def _crew_for(
-        self,
-        state: State,
-        crew: Crew,
-        free: Crew | None,
-        lane: str,
-        sizing: Sizing,
-        timeout: float | None,
-        stack: contextlib.ExitStack,
-        *,
-        exact: bool,
-    ) -> tuple[Crew, Crew | None]:
-        """A crew for a lane, and the one that is still free: the plan's own goes to the first that it suits."""
-        if lane == ("inline" if self._job.workers == 0 else "processes") and free is not None:
-            if isinstance(free.lane, ProcessLane):
-                free.lane.limit(sizing.workers)
-            return free, None
-        orders, workshop = self._orders(state), crew.lane.workshop
-        if lane == "inline":
-            made: Lane = InlineLane(orders, workshop)
-        elif lane == "processes":
-            made = ProcessLane(orders, sizing.workers, workshop)
-        else:
-            growth = self._machine.memory if self._job.limits.memory_per_item is None else orders.growth
-            threads = lane == "threads"
-            many = replace(orders, in_flight=sizing.workers, threads=threads, timeout=timeout, growth=growth)
-            made = ConcurrentLane(many, workshop, exact=exact)
-        return stack.enter_context(Crew(made, self._interrupted)), free
 
     def _dispatched(
         self, crew: Crew, spans: Spans, lane: str, limits: Limits, sizing: Sizing, todo: int | None, *, alone: bool
@@ -810,7 +757,7 @@ def size_of(job: Job, machine: Machine, limits: Limits, lane: str, *, concurrent
         sizing = Sizing(min(job.workers, most), "workers" if job.workers <= most else "max_in_flight", sizing.terms)
     if not concurrent:
         sizing = Sizing(min(1, sizing.workers), "generator", sizing.terms)
-    return replace(sizing, at_once=lane in ("threads", "asyncio"))
+    return replace(sizing, at_once=lane in CPU_FACTORS)
 
 
 def _with_texts(outcome: Outcome) -> tuple[ItemResult, ...]:

@@ -10,9 +10,8 @@ from chora_mp import failures
 from chora_mp.bundle import digest_of
 from chora_mp.errors import OutputError
 from chora_mp.generation import closure_of
-from chora_mp.sources.chunks import PIECE_BYTES
 from chora_mp.sources.content import read_content
-from chora_mp.sources.spool import frame
+from chora_mp.sources.spooling import write_spool
 from chora_mp.supply import GROUPS
 
 if TYPE_CHECKING:
@@ -35,20 +34,16 @@ def spool_content(source: Source, renderer: Renderer, path: str) -> list[int]:
         renderer.expression(name, text) for name, text in zip(("key", "output.path"), bundle.asked, strict=True)
     )
     _name_texts(content.records, renderer)
-    cuts, position = [0], 0
+    placed = ((None, _placed(record, key, output, renderer)) for record in content.records)
+    cuts = write_spool(placed, path, source.name)
+    groups = [(*group, *_lane(renderer, group.generator)) for group in content.groups]
+    texts = {seq: record["text"] for seq, record in enumerate(content.records) if "text" in record}
     try:
-        with open(path, "wb", buffering=2**20) as file:
-            for record in content.records:
-                if position - cuts[-1] >= PIECE_BYTES:
-                    cuts.append(position)
-                position += file.write(frame(None, _placed(record, key, output, renderer)))
         with open(path + GROUPS, "wb") as file:
-            groups = [(*group, *_lane(renderer, group.generator)) for group in content.groups]
-            texts = {seq: record["text"] for seq, record in enumerate(content.records) if "text" in record}
             file.write(marshal.dumps((groups, content.needs, texts)))
     except OSError as error:
-        raise OutputError(f"{path}: cannot write what was read from {source.name}: {error.strerror}") from None
-    return [*cuts, position]
+        raise OutputError(f"{path}{GROUPS}: cannot be written: {error.strerror}") from None
+    return cuts
 
 
 def _name_texts(records: list[dict[str, Any]], renderer: Renderer) -> None:

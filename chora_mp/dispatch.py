@@ -153,7 +153,7 @@ class Dispatch:
         seating: Seating = Seating(),  # noqa: B008  (frozen)
     ) -> None:
         self._crew = crew
-        self.spans = self._spans = spans
+        self._spans = spans
         self._seating = seating
         self._errors = errors
         self.attempts = Attempts(errors, clock)
@@ -171,7 +171,6 @@ class Dispatch:
         self._losses: Counter[tuple[int, int]] = Counter()
         self._unexplained = 0  # deaths of workers with many items in work, that no item could be blamed for
         self._suspects: deque[list[Span]] = deque()
-        self._trial: deque[Span] = deque()
         self._orphaned: Counter[int] = Counter()
         self._stillborn = 0
         self._stopping = False
@@ -204,7 +203,7 @@ class Dispatch:
                 self._spans.give_back([span])
         if not (self._spans.slow and any(future.done() for future in self._window)):
             self._fill()
-        waits = (self.attempts.waiting or self._suspects or self._trial) and not self._stopping
+        waits = (self.attempts.waiting or self._suspects) and not self._stopping
         return self._clock() <= self._deadline and bool(self._window or waits)
 
     def tell(self, answers: Iterable[tuple[Span, Outcome]]) -> Iterator[tuple[Span, Outcome]]:
@@ -232,7 +231,7 @@ class Dispatch:
     def _fill(self) -> None:
         if self._stopping or self.attempts.waiting > _MOST_WAITING or self._first_result_is_due():
             return
-        if self._suspects or self._trial:
+        if self._suspects:
             self._try_suspects()
             return
         if self._crew.lane.span and not self._crew.seats and self._worth_a_seat():
@@ -248,11 +247,10 @@ class Dispatch:
 
     def _try_suspects(self) -> None:
         """Hand out those that a worker may have died of, one group after the other and nothing beside it."""
-        if not self._trial and not self._window:
-            self._trial.extend(self._suspects.popleft())
+        if self._window:
+            return
         seat = self._crew.seats[0] if self._crew.seats else self._crew.open()
-        while self._trial:
-            span = self._trial.popleft()
+        for span in self._suspects.popleft():
             self._submit(_Task(seat, span), "render", span, 0.0)
 
     def _fill_to(self, depth: int) -> bool:

@@ -7,6 +7,7 @@ import select
 import stat
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -81,38 +82,14 @@ def _lines(event: Event, stamp: str, trace_id: str | None) -> bytes:
         told = _item(event, stamp, trace_id)
         return told if event.status == "unchanged" else told + _generated(event, stamp, trace_id)
     if isinstance(event, BatchStarted):
-        return _line(
-            {
-                "timestamp": stamp,
-                "trace_id": trace_id,
-                "event_type": "chora.batch_started",
-                "batch_id": event.batch_id,
-                "total": event.total,
-            }
-        )
+        return _line("chora.batch_started", stamp, trace_id, asdict(event))
     if isinstance(event, BatchCompleted):
-        return _line(
-            {
-                "timestamp": stamp,
-                "trace_id": trace_id,
-                "event_type": "chora.batch_completed",
-                "batch_id": event.batch_id,
-                "successful": event.successful,
-                "failed": event.failed,
-                "unchanged": event.unchanged,
-                "not_reached": event.not_reached,
-                "duration_s": event.duration_s,
-                "stopped": event.stopped,
-            }
-        )
+        return _line("chora.batch_completed", stamp, trace_id, asdict(event))
     return b""
 
 
 def _item(event: ItemCompleted, stamp: str, trace_id: str | None) -> bytes:
     content = {
-        "timestamp": stamp,
-        "trace_id": trace_id,
-        "event_type": "chora.item_completed",
         "batch_id": event.batch_id,
         "config_id": event.config_id,
         "path": event.path,
@@ -121,47 +98,31 @@ def _item(event: ItemCompleted, stamp: str, trace_id: str | None) -> bytes:
         "digest": event.digest,
         "duration_ms": round(event.duration_s * 1000),
         "attempts": event.attempts,
-        "error": _failure(event),
+        "error": asdict(event.error) if event.error else None,
     }
     if event.usage:
         content["usage"] = dict(event.usage)
-    return _line(content)
-
-
-def _failure(event: ItemCompleted) -> dict[str, Any] | None:
-    error = event.error
-    if error is None:
-        return None
-    return {
-        "type": error.type,
-        "message": error.message,
-        "template": error.template,
-        "line": error.line,
-        "chain": error.chain,
-    }
+    return _line("chora.item_completed", stamp, trace_id, content)
 
 
 def _generated(event: ItemCompleted, stamp: str, trace_id: str | None) -> bytes:
     """The line that chora-compose writes for a generated content; its consumers know these keys and no others."""
-    return _line(
-        {
-            "timestamp": stamp,
-            "trace_id": trace_id,
-            "event_type": "chora.content_generated",
-            "content_config_id": event.config_id,
-            "generator_type": event.generator,
-            "status": "error" if event.status == "failed" else "success",
-            "duration_ms": round(event.duration_s * 1000),
-            "error_message": event.error.message if event.error else None,
-        }
-    )
+    content = {
+        "content_config_id": event.config_id,
+        "generator_type": event.generator,
+        "status": "error" if event.status == "failed" else "success",
+        "duration_ms": round(event.duration_s * 1000),
+        "error_message": event.error.message if event.error else None,
+    }
+    return _line("chora.content_generated", stamp, trace_id, content)
 
 
-def _line(content: dict[str, Any]) -> bytes:
+def _line(kind: str, stamp: str, trace_id: str | None, content: dict[str, Any]) -> bytes:
+    told = {"timestamp": stamp, "trace_id": trace_id, "event_type": kind, **content}
     try:
-        return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(told, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # a lone surrogate, which is rare: nobody else pays for looking
-        return orjson.dumps(_escaped(content), option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(_escaped(told), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _escaped(value: Any) -> Any:

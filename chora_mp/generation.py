@@ -162,7 +162,7 @@ class Generation:
             return made
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-        return self._loop.run_until_complete(_awaited(made))
+        return self._loop.run_until_complete(awaited(made))
 
     def close(self) -> None:
         """End what generators have left open on the event loop."""
@@ -234,7 +234,8 @@ def _timed(render: Callable[[], str | Generated]) -> tuple[str, float]:
     return made if isinstance(made, str) else made.text, time.perf_counter() - started
 
 
-async def _awaited(made: Awaitable[str | Generated]) -> str | Generated:
+async def awaited(made: Awaitable[str | Generated]) -> str | Generated:
+    """What an awaitable gives, as a coroutine, which is what event loops run."""
     return await made
 
 

@@ -20,8 +20,9 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.gate import rest
+from chora_mp.generation import awaited
 from chora_mp.generators import Throttled
-from chora_mp.worker import MOST_THROTTLED, ClosedError, LateError, parser
+from chora_mp.worker import MOST_THROTTLED, ClosedError, LateError, cut_short, parser
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Sequence
@@ -113,7 +114,7 @@ class InFlight:
             wanted = span.places()
             found = list(islice(records, wanted[-1] + 1)) if wanted else []
             if wanted and len(found) <= wanted[-1]:
-                raise worker.cut_short(span, span.seq + len(found))
+                raise cut_short(span, span.seq + len(found))
             ticket = _Ticket(number, span, worker.new_pass(span), [(place, found[place]) for place in wanted])
         except Exception as error:  # noqa: BLE001  (the future carries it to where it is dealt with)
             self._answers.append((number, error))
@@ -356,9 +357,5 @@ def _call(call: Call) -> Any:
     """Call a generator in a thread of its own; what it gives is waited for there, too."""
     made = call.generator.function(call.spec, call.context)
     if inspect.isawaitable(made):
-        return asyncio.run(_awaited(made))
+        return asyncio.run(awaited(made))
     return made
-
-
-async def _awaited(made: Awaitable[Any]) -> Any:
-    return await made

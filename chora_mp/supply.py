@@ -20,7 +20,7 @@ GROUPS = ".groups"
 
 
 class Group(NamedTuple):
-    """A run of `count` records for one `generator`, whose lane and whether it runs `concurrent`ly go with it.
+    """A run of so many `records` for one `generator`, whose lane and whether it runs `concurrent`ly go with it.
 
     `needy`: they need the texts of others.
     """

@@ -7,6 +7,7 @@ capitals or not: nobody means a bit where a byte can be meant.
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -133,4 +134,20 @@ def _plain(value: object) -> Fraction | None:
     try:
         return Fraction(value)
     except (OverflowError, ValueError):
+        return None
+
+
+PRIORITIES = {"high": 100.0, "medium": 50.0, "low": 0.0}
+"""What the words for a priority stand for; medium is the usual one."""
+
+
+def priority(value: object) -> float | None:
+    """A priority as a word or a number says it; None for what says none. Who asks tells what was found."""
+    if isinstance(value, str):
+        return PRIORITIES.get(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
         return None

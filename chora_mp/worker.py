@@ -258,10 +258,6 @@ class Worker:
         where = os.fsdecode(error.filename) if error.filename else self.orders.scratch
         return OutputError(f"{shown(where)}: cannot be written: {error.strerror or error}")
 
-    def cut_short(self, span: Span, seq: int) -> SourceError:
-        """The error of a file that ends too soon."""
-        return _cut_short(span, seq)
-
     def identify(self, span: Span) -> tuple[str, str, int | None]:
         """Key, path and line of the span's first record, for the failure of an item that could not tell itself."""
         renderer = self._renderer or self._start_renderer()
@@ -276,7 +272,7 @@ class Worker:
                 item.place()
         self.slot.idle()
         if entry is None:
-            raise _cut_short(span, span.seq)
+            raise cut_short(span, span.seq)
         line = entry[0]
         # Paths that can be written are whole, so that two of them can be compared.
         return failures.printable(item.key, _LONGEST_KEY), failures.printable(item.path, _LONGEST_PATH), line
@@ -412,7 +408,7 @@ class Pass:
                 done = place
             if entry is None:
                 self._slot.idle()
-                raise _cut_short(span, seq)
+                raise cut_short(span, seq)
             if not self._item(span, seq, entry, parse, since):
                 break
             done, size, since = place + 1, size + 1, _clock()
@@ -501,9 +497,7 @@ class Pass:
         if not rendered:
             self._skipped += 1
             return True
-        self._rendered += 1
-        if self._orders.details:
-            self._note(span, seq, entry[0], item, since, data=data)
+        self.succeed(item, span, seq, entry[0], since, data)
         return True
 
     def fail(self, item: Item, span: Span, seq: int, line: int | None, since: float, error: BaseException) -> None:
@@ -836,5 +830,6 @@ def _load(path: str | None) -> dict[Any, Any]:
         return found
 
 
-def _cut_short(span: Span, seq: int) -> SourceError:
+def cut_short(span: Span, seq: int) -> SourceError:
+    """The error of a file that ends before the record `seq`."""
     return SourceError(f"{span.input.name}: the file ends before record {seq + 1}; run again")

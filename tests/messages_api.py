@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import pytest
+
     Script = list["Reply | str | None"] | Callable[[dict[str, Any]], "Reply | str | None"]
 
 How = Literal["", "drop", "refuse", "drip"]
@@ -261,6 +263,24 @@ def _body(reply: Reply, request: dict[str, Any]) -> bytes:
         **reply.change,
     }
     return json.dumps({name: value for name, value in message.items() if value is not None}).encode()
+
+
+_ELSEWHERE = (
+    "ANTHROPIC_AUTH_TOKEN",
+    "ANTHROPIC_CUSTOM_HEADERS",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+)
+
+
+def lead_to(server: MessagesAPI, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the environment lead to a server, with a key, and nowhere else."""
+    for name in _ELSEWHERE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
 
 
 def prompt_of(request: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from messages_api import MALFORMED, MessagesAPI, Reply, prompt_of, usual_code
+from messages_api import MALFORMED, MessagesAPI, Reply, lead_to, prompt_of, usual_code
 
 from chora_mp.generators import Generated, GenerationError, Throttled, code_generation, generator_of
 from chora_mp.generators.code_generation import MODEL, ServiceError, generate
@@ -28,18 +28,8 @@ KEY = "sk-ant-test-0123456789abcdef"
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[MessagesAPI]:
     """The server, and an environment that leads to it."""
-    for name in (
-        "ANTHROPIC_AUTH_TOKEN",
-        "ANTHROPIC_CUSTOM_HEADERS",
-        "HTTP_PROXY",
-        "http_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-    ):
-        monkeypatch.delenv(name, raising=False)
     with MessagesAPI() as server:
-        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        lead_to(server, KEY, monkeypatch)
         yield server
 
 

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from messages_api import MALFORMED, MessagesAPI, Reply, prompt_of
+from messages_api import MALFORMED, MessagesAPI, Reply, lead_to, prompt_of
 
 from chora_mp import BatchResult, Job, abatch_generate_stream, batch_generate, batch_generate_stream, retry_failed
 
@@ -46,19 +46,9 @@ GENERATORS = {"awaited": awaited, "threaded": threaded, "once": once}
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[MessagesAPI]:
     """The service, and an environment that leads to it."""
-    for name in (
-        "ANTHROPIC_AUTH_TOKEN",
-        "ANTHROPIC_CUSTOM_HEADERS",
-        "HTTP_PROXY",
-        "http_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-    ):
-        monkeypatch.delenv(name, raising=False)
     with MessagesAPI() as server:
         server.script = lambda body: f"```python\n{answer(asked(body))}```\n"
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-        monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+        lead_to(server, KEY, monkeypatch)
         yield server
 
 

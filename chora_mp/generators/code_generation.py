@@ -14,18 +14,17 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from chora_mp.generators import Generated, GenerationError, Throttled, generator
-from chora_mp.generators.placeholders import fill
+from chora_mp.generators.placeholders import fill, settings_of
 from chora_mp.units import quoted, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     import anthropic
 
@@ -98,11 +97,7 @@ async def generate(spec: Mapping[str, Any], context: Mapping[str, Any]) -> Gener
 
 def _config(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of the specification that is this generator's."""
-    config = spec.get("generation_config")
-    if config is None:
-        return {}
-    if not isinstance(config, Mapping):
-        raise GenerationError(f"generation_config: must be a mapping (found {quoted(config)})")
+    config = settings_of(spec)
     if "api_key" in config:  # and its value is nobody's to read in a message
         raise GenerationError("generation_config.api_key: keys do not belong into files; set ANTHROPIC_API_KEY instead")
     return config

@@ -14,7 +14,6 @@ import datetime
 import heapq
 import itertools
 import json
-import math
 import os
 import re
 import tomllib
@@ -27,17 +26,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chora_mp.bundle import digest_of
 from chora_mp.errors import JobError, SourceError
 from chora_mp.failures import did_you_mean
-from chora_mp.generators import _ALIASES
+from chora_mp.generators import proper_name
 from chora_mp.job import Request
 from chora_mp.sources.shapes import kind, listed
-from chora_mp.units import quoted
+from chora_mp.units import PRIORITIES, priority, quoted
 from chora_mp.yamlfile import MAX_DEPTH, one_line, parse_yaml, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-PRIORITIES = {"high": 100.0, "medium": 50.0, "low": 0.0}
-USUAL_PRIORITY = 50.0
+USUAL_PRIORITY = PRIORITIES["medium"]
 EXTENSIONS = {
     "markdown": "md",
     "python": "py",
@@ -423,7 +421,7 @@ class _Drafts:
         pattern = _pattern(
             _part(_part(data, "generation", dict, place), "patterns", list, place), place, self._generators
         )
-        fields["generator"] = generator = _ALIASES.get(pattern["type"], pattern["type"])
+        fields["generator"] = generator = proper_name(pattern["type"])
         fields["pattern"] = pattern.get("id")
         settings = _part(pattern, "generation_config", dict, place)
         fields["extension"] = _extension(generator, metadata, elements, settings)
@@ -489,7 +487,7 @@ def _pattern(patterns: list[Any], place: str, generators: Collection[str]) -> di
         raise _BadItemError(f"{place}: no generation.patterns; write one with the generator as its type")
     for pattern in patterns:
         name = pattern.get("type") if isinstance(pattern, dict) else None
-        if isinstance(name, str) and _ALIASES.get(name, name) in generators:
+        if isinstance(name, str) and proper_name(name) in generators:
             return pattern  # type: ignore[no-any-return]
     where = f"{place}: generation.patterns[0]"
     if not isinstance(patterns[0], dict):
@@ -532,14 +530,8 @@ def _priority(request: Request, config: _Config) -> float:
     homes = [data, data.get("metadata") or {}, data.get("generation") or {}]
     values: list[Any] = [request.priority, *(home.get("priority") for home in homes)]
     value = next((value for value in values if value is not None), USUAL_PRIORITY)
-    if isinstance(value, str) and value.lower() in PRIORITIES:
-        return PRIORITIES[value.lower()]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            if math.isfinite(value):
-                return float(value)
-        except OverflowError:
-            pass
+    if (number := priority(value.lower() if isinstance(value, str) else value)) is not None:
+        return number
     guess = did_you_mean(value, PRIORITIES) if isinstance(value, str) else ""
     what = f"priority: must be high, medium, low or a number (found {_found(value)})"
     raise _BadItemError(f"{config.place}: {what}{guess or '; write one of these'}")

@@ -12,7 +12,7 @@ from chora_mp.sources.chunks import PIECE_BYTES
 from chora_mp.sources.spool import frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from chora_mp.job import Source
 
@@ -22,16 +22,21 @@ def spool_source(source: Source, path: str) -> list[int]:
 
     Raises `SourceError` where the source cannot be read as a whole, `OutputError` where the spool cannot be written.
     """
+    return write_spool(_entries(source), path, source.name)
+
+
+def write_spool(entries: Iterable[tuple[int | None, Any]], path: str, name: str) -> list[int]:
+    """The same of `entries`: lines, or None, and records; `name`: what messages call where they come from."""
     cuts = [0]
     position = 0
     try:
         with open(path, "wb", buffering=2**20) as file:
-            for line, record in _entries(source):
+            for line, record in entries:
                 if position - cuts[-1] >= PIECE_BYTES:
                     cuts.append(position)
                 position += file.write(frame(line, record))
     except OSError as error:
-        raise OutputError(f"{path}: cannot write the records read from {source.name}: {error.strerror}") from None
+        raise OutputError(f"{path}: cannot write the records read from {name}: {error.strerror}") from None
     return [*cuts, position]
 
 
