@@ -15,29 +15,24 @@ from typing import TYPE_CHECKING, Any, get_origin
 
 import jinja2
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator
-from jinja2.idtracking import VAR_LOAD_RESOLVE
 from jinja2.loaders import split_template_path
 from jinja2.nodes import EvalContext
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.sandbox import SandboxedEnvironment as StockSandboxedEnvironment
 
+from chora_mp.compiler import DICT_NAMES, DocumentCode
+from chora_mp.filters import FILTERS
+from chora_mp.runtime import Macro
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import CodeType
 
-    from jinja2.compiler import Frame
-
     from chora_mp.job import JinjaOptions
-
-# Names that a plain dict answers as attributes; these, and only these, are looked up there first, as Jinja2 does.
-_DICT_NAMES = frozenset(dir(dict))
 
 # Jinja2's own list for `select_autoescape`, and two more dialects of XML that browsers run scripts from.
 _ESCAPED = ("html", "htm", "xml", "xhtml", "svg")
-
-_TOGETHER = 3  # names; for fewer of them one call costs more than it saves
 
 _new = object.__new__
 _getter = functools.cache(operator.itemgetter)
@@ -69,7 +64,7 @@ class _DictFirst(jinja2.Environment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """`obj.attribute`, or `obj["attribute"]`, or an undefined: the same value as stock Jinja2's, sooner."""
-        if type(obj) is dict and type(attribute) is str and attribute not in _DICT_NAMES:
+        if type(obj) is dict and type(attribute) is str and attribute not in DICT_NAMES:
             try:
                 return obj[attribute]
             except self._misses:  # a key's own comparison may raise more than KeyError
@@ -87,51 +82,32 @@ class SandboxedEnvironment(_DictFirst, StockSandboxedEnvironment):
     _misses = (TypeError, LookupError)  # stock differs here
 
 
-class _DocumentCode(CodeGenerator):
-    """Emits code that lets text through, refuses bytes, and looks all names of a frame up together.
-
-    Stock code calls `str(x)`, which turns bytes into `b'…'` in the middle of a document. Testing for text first costs
-    less than the call, so the check is free.
-    """
-
-    def enter_frame(self, frame: Frame) -> None:
-        symbols, loads = frame.symbols, frame.symbols.loads
-        names = {target: name for target, (action, name) in loads.items() if action == VAR_LOAD_RESOLVE}
-        if len(names) < _TOGETHER or self.get_resolve_func() != "resolve":
-            super().enter_frame(frame)
-            return
-        self.writeline(f"{', '.join(names)} = environment.look_up(context, {tuple(names.values())!r})")
-        symbols.loads = {target: load for target, load in loads.items() if target not in names}
-        super().enter_frame(frame)
-        symbols.loads = loads
-
-    def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:  # noqa: ARG002
-        if frame.eval_ctx.volatile:
-            self.write("(escape if context.eval_ctx.autoescape else str)(")
-        elif frame.eval_ctx.autoescape:
-            self.write("escape(")
-        else:
-            self.write("(")
-        self.write("_t if type(_t := (")
-        if finalize.src is not None:
-            self.write(finalize.src)
-
-    def _output_child_post(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:  # noqa: ARG002
-        if finalize.src is not None:
-            self.write(")")
-        raw = frame.eval_ctx.volatile or frame.eval_ctx.autoescape
-        self.write(f")) is str else environment.{'no_bytes' if raw else 'text'}(_t))")
-
-    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
-        if isinstance(node.as_const(frame.eval_ctx), (bytes, bytearray)):
-            raise nodes.Impossible  # not folded, so that it fails its items and not the whole job
-        return super()._output_child_to_const(node, frame, finalize)
-
-
 class DocumentEnvironment(Environment):
     """The environment that documents are rendered in: bytes in the output are an error, not `b'…'`."""
 
-    code_generator_class = _DocumentCode
+    code_generator_class = DocumentCode
+    joins = True
+    """Whether text between two tags comes in one piece, which only who streams a template could tell."""
+    Macro = Macro
+    plain = frozenset({int, float, bool, type(None)})
+    """Types of which `str` makes text as anybody would."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.filters.update(FILTERS)
+
+    @staticmethod
+    def calling(context: Context, called: Any, **own: dict[str, Any]) -> Callable[..., Any]:
+        """What calls anything that stands in a macro's place; its first argument is for macros only."""
+
+        def call(_: EvalContext, *arguments: Any, **named: Any) -> Any:
+            return context.call(called, *arguments, **named, **own)
+
+        return call
+
+    def calling_method(self, context: Context, holder: Any, name: str, **own: dict[str, Any]) -> Callable[..., Any]:
+        """What calls the attribute of an object, whatever that is."""
+        return functools.partial(context.call, self.getattr(holder, name), **own)
 
     @staticmethod
     def look_up(context: Context, names: tuple[str, ...]) -> tuple[Any, ...]:

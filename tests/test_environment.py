@@ -400,7 +400,7 @@ def rendered(environment: jinja2.Environment, source: str, values: list[Any]) ->
         return [("error", type(error), str(error))]
     variables = {"flag": True, "parent": "base", "text_like": TextLike("x"), "other": Html()}
     results = [told(template.render, {**variables, "value": value}) for value in values]
-    streams = [told(lambda value: list(template.generate({**variables, "flag": False, "value": value})), value)
+    streams = [told(lambda value: "".join(template.generate({**variables, "flag": False, "value": value})), value)
                for value in values]  # fmt: skip
     return results + streams
 

@@ -38,6 +38,7 @@ LAYERS = [
     {"sizing", "units", "failures", "selection", "policy"},
     {"job", "yamlmerge", "yamlfile", "jobvalues", "jobsections", "jobfile"}
     | {"machine", "environment", "bundle", "imports", "closures", "slots", "sinks", "sources", "memory"}
+    | {"compiler", "runtime", "filters"}
     | {"state", "ledger", "looks", "outputs", "claims", "findings", "generators", "gate"},
     {"worker", "renderer", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning"}
     | {"dispatch", "attempts", "watchdog", "generation", "contents", "inflight", "supply"},
