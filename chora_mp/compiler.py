@@ -79,6 +79,8 @@ class DocumentCode(CodeGenerator):
     # -- output
 
     def visit_Output(self, node: nodes.Output, frame: Frame) -> None:
+        if self._make_finalize().src is None:
+            node = nodes.Output([_with_else(child) for child in node.nodes], lineno=node.lineno)
         if frame.buffer is not None or not self._joins:  # a buffer gathers the pieces of its own accord
             super().visit_Output(node, frame)
         elif not frame.require_output_check:
@@ -251,6 +253,13 @@ def _is_method(node: nodes.Call) -> bool:
     """Whether this is likely a method of a built-in type, called with nothing but its arguments in order."""
     plain = not node.kwargs and node.dyn_args is None and node.dyn_kwargs is None
     return plain and isinstance(node.node, nodes.Getattr) and node.node.attr in _METHODS and _varies(node)
+
+
+def _with_else(node: nodes.Expr) -> nodes.Expr:
+    """`x if y`, of which nothing is printed where y is false: without an undefined made for it each time."""
+    if isinstance(node, nodes.CondExpr) and node.expr2 is None:
+        return nodes.CondExpr(node.test, node.expr1, nodes.Const("", lineno=node.lineno), lineno=node.lineno)
+    return node
 
 
 def _varies(node: nodes.Node) -> bool:

@@ -52,6 +52,8 @@ expressions = st.one_of(
         ["length", "default('D')", "join(',')", "wordwrap(3)", "sort(attribute='a')", "upper", "escape", "safe"]
     )),
     st.builds("{} if {} else {}".format, plain, plain, plain),
+    st.builds("{} if {}".format, plain, plain),
+    st.builds("({} if {}).a".format, plain, plain),
     st.builds("{} ~ {}".format, plain, plain),
     st.builds("{} == {}".format, plain, plain),
     st.sampled_from([f"loop.{name}" for name in ("index", "first", "last", "length", "previtem", "nextitem", "depth")]),
