@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SPAN_SECONDS = 0.075
 """Work in a span: long beside what handing it over costs (0.3 ms), short beside what anybody waits for."""
 
+_MOST_ANSWERS = (
+    250  # spans a second, of all seats: one costs the coordinator 0.3 to 0.5 ms, so with many they are longer
+)
 _FIRST_SECONDS = 0.01  # as little as it takes to learn how long items are
 _FIRST_COUNT = 64
 _MOST_COUNT = 20_000
@@ -37,7 +40,9 @@ _MOST_ORPHANED = 5  # a fork server that is ended takes all workers along, so th
 _IDLE_TICK = 0.5  # seconds between looks at the slots, and at free memory (0.8 ms)
 _NARROW_TICK = 0.1  # … where there is not much of it left
 _SLOW_TICK, _MOST_SLOW_TICK = 0.02, 1.0  # what a slow source's next record waits for the last one's result
-_LEAST_SECONDS = 0.002  # no span shorter than this at the end, or handing over costs more than it levels
+# No span is shorter than this at the end, or than the share by the number of seats: or handing over costs more than it
+# levels.
+_LEAST_SECONDS, _LEAST_SHARE = 0.002, 0.0005
 _MOST_WAITING = 10_000  # records that are to be tried again; nothing new is begun then, or memory would not stay flat
 _TIMEOUT = "Timeout"
 
@@ -138,7 +143,8 @@ class Seating(NamedTuple):
 class Dispatch:
     """One crew's part of the loop that renders: fill, wait, settle.
 
-    `timeout` in seconds an item, None for none. `clock` is monotonic and the one the slots are written by.
+    `timeout` in seconds an item, None for none. `clock` is monotonic and the one the slots are written by. Spans are to
+    take about `span_seconds`.
     """
 
     def __init__(
@@ -151,8 +157,10 @@ class Dispatch:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         seating: Seating = Seating(),  # noqa: B008  (frozen)
+        span_seconds: float = SPAN_SECONDS,
     ) -> None:
         self._crew = crew
+        self._span_seconds = span_seconds
         self._spans = spans
         self._seating = seating
         self._errors = errors
@@ -275,7 +283,7 @@ class Dispatch:
             return False
         if span is None:
             return False
-        budget = 2 * SPAN_SECONDS if self._pace.known else _FIRST_SECONDS
+        budget = 2 * self._aim() if self._pace.known else _FIRST_SECONDS
         try:
             self._submit(_Task(seat, span), "render", span, budget)
         except WorkerError:
@@ -294,14 +302,19 @@ class Dispatch:
         """How many records the next span should have: its share of the time, and towards the end of what is left."""
         if self._crew.lane.span:  # items that wait: how long one takes says nothing, but how many come to their end
             return max(self._crew.lane.span, min(int(self._throughput.rate * _SHARE_SECONDS), _MOST_SHARE))
-        wanted = int(SPAN_SECONDS / self._pace.seconds) if self._pace.known else _FIRST_COUNT
+        wanted = int(self._aim() / self._pace.seconds) if self._pace.known else _FIRST_COUNT
         left = self._spans.left
         if left is None and not self._pace.known:
             return 1
         if left is not None:
-            least = int(_LEAST_SECONDS / self._pace.seconds) if self._pace.known else 1
+            shortest = max(_LEAST_SECONDS, len(self._crew.seats) * _LEAST_SHARE)
+            least = int(shortest / self._pace.seconds) if self._pace.known else 1
             wanted = min(wanted, max(least, left // (2 * max(1, len(self._crew.seats)))))
         return min(max(1, wanted), _MOST_COUNT)
+
+    def _aim(self) -> float:
+        """Seconds of work that a span should have."""
+        return max(self._span_seconds, len(self._crew.seats) / _MOST_ANSWERS)
 
     def _worth_a_seat(self) -> bool:
         """Whether another seat would save more time than it costs: work / n - work / (n + 1) against its opening."""
@@ -553,25 +566,30 @@ def together(
             sleep(tick)
             yield None
             continue
-        future = next(_completed(window, tick), None)
+        completed = _completed(window, tick)
         for dispatch in dispatches:
-            dispatch.look_up(tick, idle=future is None)
-        if future is None:
+            dispatch.look_up(tick, idle=not completed)
+        if not completed:
             yield None
             continue
-        for dispatch in dispatches:
-            if future in dispatch.window:
-                yield from dispatch.tell(dispatch.settle(future))
+        for future in completed:
+            for dispatch in dispatches:
+                if future in dispatch.window:
+                    yield from dispatch.tell(dispatch.settle(future))
     for dispatch in dispatches:
         yield from dispatch.end()
 
 
-def _completed(window: Iterable[Future[Any]], seconds: float) -> Iterator[Future[Any]]:
-    """The futures as completed; the end after so many seconds."""
+def _completed(window: Sequence[Future[Any]], seconds: float) -> list[Future[Any]]:
+    """The first future that is completed within so many seconds, and all others that are by then.
+
+    With many seats they come faster than one by one: to wait for the next of 512 costs 2 ms, to look at them 0.1 ms.
+    """
     try:
-        yield from as_completed(window, seconds)
+        first = next(as_completed(window, seconds))
     except TimeoutError:
-        return
+        return []
+    return [first, *(future for future in window if future is not first and future.done())]
 
 
 def _condemned(task: _Task, key: str, path: str, line: int | None) -> Outcome:
