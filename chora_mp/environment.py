@@ -275,10 +275,11 @@ class Expression:
     """A key, path or template expression, compiled.
 
     Names, look-ups and plain text, which is what nearly all of them are, become a few Python calls; anything more is
-    an ordinary template. `constant` is the text of an expression that looks nothing up.
+    an ordinary template. `constant` is the text of an expression that looks nothing up. `names` are those that it needs
+    of a record, as far as `fill` goes.
     """
 
-    __slots__ = ("_document", "_environment", "_parts", "constant", "fill")
+    __slots__ = ("_document", "_environment", "_parts", "constant", "fill", "names")
 
     def __init__(self, environment: DocumentEnvironment, source: str) -> None:
         """Compile `source`. Raises `jinja2.TemplateSyntaxError`."""
@@ -286,6 +287,7 @@ class Expression:
         self._document = Document(environment.from_string(source))
         self._parts = _simple_parts(environment.parse(source))
         self.fill = _filler(self._parts)
+        self.names = frozenset(part[0] for part in self._parts or () if not isinstance(part, str))
         self.constant: str | None = None
         if self._parts is not None and all(isinstance(part, str) for part in self._parts):
             self.constant = "".join(part for part in self._parts if isinstance(part, str))
@@ -314,8 +316,11 @@ class Expression:
 
     def __call__(self, variables: dict[str, Any]) -> str:
         """The expression's text. Raises whatever the look-ups and filters in it raise."""
-        if text := self.filled(variables):
-            return text
+        try:  # as `filled`, without the call
+            if text := self.fill(variables):
+                return text
+        except (KeyError, TypeError):
+            pass
         if self._parts is None:
             return self._document.render(variables)
         texts = []

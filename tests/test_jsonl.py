@@ -297,23 +297,42 @@ line = (
 )
 
 
+def texts_of(record, names):
+    """The text under each name that has one, as a key or a path is made of it."""
+    return {name: record[name] for name in names if type(record.get(name)) is str}
+
+
+NAMES = frozenset({"a", "n", "é", ""})
+
+
+@settings(max_examples=200)
 @given(texts=st.lists(line.map(lambda text: text + b"\n"), max_size=6), apart=st.sampled_from([b"", b"\n", b" \n"]))
 @example([b'{"n": 1234567890123456789}\n'], b"")
 @example([b'{"n": 123456789}\n', b'{"n": 12345678901234567890}\n'], b"")
-def test_parsed_together(texts, apart):
-    """What is parsed together is what is parsed line by line, or is refused as a whole."""
-    found = parse_all(texts, apart.join(texts))
-    assert found is None or same([parse(text) for text in texts], found)
+@example([b'{"a": "1", "x": 1e999}\n', b'{"a": "1", "a": "2"}\n', b'{"\\u0061": "3"}\n'], b"")
+@example([b'{"a": "\\ud800"}\n'], b"")
+@example([b'{"x": "\\ud800", "a": ""}\n'], b"")
+def test_looked_at_together(texts, apart):
+    """What is found under some names of lines together is what is there, line by line, or all are refused."""
+    found = parse_all(texts, apart.join(texts), NAMES)
+    if found is not None:
+        records = [parse(text) for text in texts]
+        assert [dict] * len(texts) == [type(record) for record in records]
+        assert [texts_of(record, NAMES) for record in records] == [texts_of(one, NAMES) for one in found]
 
 
-def test_plain_records_are_parsed_together():
-    """Records without anything unusual, which nearly all are, are not refused."""
-    texts = [b'{"n": %d, "text": "\xc3\xa9", "f": 1.5, "l": [null, true]}\n' % number for number in range(100)]
-    assert [parse(text) for text in texts] == parse_all(texts, b"".join(texts))
+def test_plain_records_are_looked_at_together():
+    """Records without anything unusual, which nearly all are, are not refused; only what is asked for is made."""
+    texts = [b'{"n": "%d", "text": "\xc3\xa9", "f": 1.5, "l": [null, true]}\n' % number for number in range(100)]
+    assert [{"n": str(number)} for number in range(100)] == parse_all(texts, b"".join(texts), NAMES)
 
 
-@pytest.mark.parametrize("text", [b"{", b'{"a": NaN}', b'{"a": "\xff"}', b'{"n": 12345678901234567890123}'])
+@pytest.mark.parametrize(
+    "text",
+    [b"{", b"", b"[1]", b'{"a": NaN}', b'{"a": "\xff"}', b'{"x": "\xff"}', b'{"x": 01}', b'{"x": "\x01"}',
+     b'{"a": 1} 2', b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"],
+)  # fmt: skip
 def test_what_takes_a_closer_look(text):
-    """One line that orjson refuses or would round makes all of them be parsed one by one."""
+    """One line that is no record, or not quite, makes all of them be parsed one by one."""
     texts = [b'{"a": 1}\n', text + b"\n", b'{"a": 2}\n']
-    assert None is parse_all(texts, b"".join(texts))
+    assert None is parse_all(texts, b"".join(texts), NAMES)

@@ -383,7 +383,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The lines that were parsed."""
     lines: list[bytes] = []
 
-    def parse_all(texts: Iterable[bytes], together: bytes) -> None:
+    def parse_all(texts: Iterable[bytes], together: bytes, names: frozenset[str]) -> None:
         pass
 
     def parse(text: bytes, parse: Any = jsonl.parse) -> Any:

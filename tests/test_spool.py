@@ -311,7 +311,7 @@ def test_a_value_that_cannot_be_rebuilt():
 def test_parsed_together(records):
     """What is parsed together is what is parsed one by one; bad records are left to that."""
     payloads = [payload for _, payload in read_frames(io.BytesIO(b"".join(frame(1, one) for one in records)), 0)]
-    together = parse_all(payloads, b"".join(payloads))
+    together = parse_all(payloads, b"".join(payloads), frozenset())
     one_by_one = [parse(payload) for payload in payloads]
     if records and not any(isinstance(record, BadRecord) for record in one_by_one):
         assert together is not None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import orjson
 
@@ -13,7 +14,7 @@ from chora_mp.sources.chunks import LEAST_BYTES, ends_chunk
 from chora_mp.sources.shapes import as_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 # Digits to "0", all else away from it: a run of 19 zeros then betrays an integer that may not fit 64 bits. orjson
 # would round it to a float without a word. (Measured: 3 µs for 4 KB; a regular expression takes 38.)
@@ -73,15 +74,29 @@ def parse(text: bytes) -> Any:
     return record if record.__class__ is dict else as_record(record)
 
 
-def parse_all(texts: list[bytes], together: bytes) -> list[Any] | None:
-    """What `parse` makes of each of some lines, whose bytes are also given `together`; None: ask it, line by line."""
-    if _LONG_INTEGER in together.translate(_DIGITS):
-        return None
+def parse_all(texts: list[bytes], together: bytes, names: frozenset[str]) -> list[Any] | None:
+    """What is under `names` in the record of each of some lines, as `parse` has it; None: ask that, line by line.
+
+    `together`: the bytes of all lines. The rest of a record is looked through, and no values are made of it: a third to
+    a seventh of the time.
+    """
+    import msgspec  # noqa: PLC0415  (only the scan needs it)
+
     try:
-        records = list(map(orjson.loads, texts))
-    except ValueError:
+        if not together.isascii():
+            together.decode()  # msgspec passes over text that is not asked for, whatever its bytes
+        return list(map(_picker(names), texts))
+    except (ValueError, RecursionError, msgspec.MsgspecError):
         return None
-    return records if {*map(type, records)} == {dict} else None
+
+
+@functools.cache
+def _picker(names: frozenset[str]) -> Callable[[bytes], Any]:
+    """What makes a dictionary of a line of JSON, with so many of `names` as are in it."""
+    import msgspec  # noqa: PLC0415  (as above)
+
+    shape: Any = TypedDict("shape", dict.fromkeys(names, Any), total=False)  # type: ignore[misc]
+    return msgspec.json.Decoder(shape).decode
 
 
 def _parse_again(text: bytes) -> Any:

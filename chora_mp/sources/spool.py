@@ -112,7 +112,11 @@ def parse(payload: bytes) -> Any:
     return BadRecord(*value) if payload[:1] == _BAD else value
 
 
-def parse_all(payloads: list[bytes], together: bytes) -> list[Any] | None:  # noqa: ARG001  (as `jsonl` has it)
+def parse_all(
+    payloads: list[bytes],
+    together: bytes,  # noqa: ARG001  (as `jsonl` has it)
+    names: frozenset[str],  # noqa: ARG001  (as `jsonl` has it)
+) -> list[Any] | None:
     """What `parse` makes of each payload; None: there are some that are no records."""
     records = list(map(parse, payloads))
     return records if {*map(type, records)} == {dict} else None
