@@ -8,7 +8,7 @@ import re
 from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Any
 
-from jinja2.filters import do_wordwrap
+from jinja2.filters import do_indent, do_wordwrap
 from jinja2.utils import pass_environment
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 # White space that textwrap takes for something else than a space, or `str.strip` and it don't agree upon.
 _odd_spaces = re.compile("[\t\x1f\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]").search
 
+
+def _is_odd(text: str) -> bool:
+    return "\t" in text or "\x1f" in text if text.isascii() else _odd_spaces(text) is not None
+
+
 _KEPT_WORDS = 4096  # with a hyphen, where they may be cut
 
 
@@ -28,7 +33,7 @@ def wordwrap(environment: Environment, s: Any, width: Any = 79, *options: Any, *
 
     What is out of the ordinary, in the text or in what is asked for, is left to Jinja2.
     """
-    if type(s) is not str or type(width) is not int or width < 1 or options or more or _odd_spaces(s):
+    if type(s) is not str or type(width) is not int or width < 1 or options or more or _is_odd(s):
         return do_wordwrap(environment, s, width, *options, **more)
     wrapped: list[str] = []
     for line in s.splitlines():
@@ -73,5 +78,15 @@ def _cuts(word: str) -> tuple[int, ...]:
     return tuple(itertools.accumulate(map(len, pieces)))[:-1]
 
 
-FILTERS: dict[str, Callable[..., Any]] = {"wordwrap": wordwrap}
+def indent(s: Any, width: Any = 4, *options: Any, **more: Any) -> Any:
+    """Jinja2's `indent`, which looks at every line; most texts have no empty one, and then all are joined at once."""
+    if type(s) is not str or type(width) is not int or options or more:
+        return do_indent(s, width, *options, **more)
+    start, lines = "\n" + " " * width, (s + "\n").splitlines()
+    if "" not in lines:
+        return start.join(lines)
+    return lines[0] + "".join([start + line if line else "\n" for line in lines[1:]])
+
+
+FILTERS: dict[str, Callable[..., Any]] = {"indent": indent, "wordwrap": wordwrap}
 """By the names that templates know them by."""

@@ -6,11 +6,11 @@ import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2.filters import do_wordwrap
+from jinja2.filters import do_indent, do_wordwrap
 from markupsafe import Markup
 
 from chora_mp.environment import DocumentEnvironment
-from chora_mp.filters import wordwrap
+from chora_mp.filters import indent, wordwrap
 
 STOCK = jinja2.Environment()
 
@@ -41,6 +41,29 @@ def test_wordwrap_is_stock_in_templates(text, options, autoescape):
     for kind in (jinja2.Environment, DocumentEnvironment):
         try:
             answers.append(kind(autoescape=autoescape, newline_sequence="\r\n").from_string(source).render(text=text))
+        except Exception as error:  # noqa: BLE001  (any error is a result here)
+            answers.append(f"{type(error).__name__}: {error}")
+    assert answers[0] == answers[1]
+
+
+@settings(max_examples=400, deadline=None)
+@given(text=texts | st.text(st.sampled_from("ab \n\r\x0b\x0c\x1c\x85\u2028")), width=st.integers(-2, 5))
+def test_indent_is_stock(text, width):
+    """Lines are indented as Jinja2 indents them, whatever ends them."""
+    assert do_indent(text, width) == indent(text, width)
+
+
+@pytest.mark.parametrize("text", [Markup("<b>\n\n</b>\n"), "one\ntwo\n\nthree\n", "", "\n", 5])
+@pytest.mark.parametrize(
+    "options",
+    ["", "2", "width=2", "'> '", "2, true", "2, first=true", "2, blank=true", "2, true, true", "true", "none"],
+)
+def test_indent_is_stock_in_templates(text, options):
+    """With any options, the filter gives Jinja2's text or Jinja2's error."""
+    answers = []
+    for kind in (jinja2.Environment, DocumentEnvironment):
+        try:
+            answers.append(kind().from_string(f"{{{{ text | indent({options}) }}}}").render(text=text))
         except Exception as error:  # noqa: BLE001  (any error is a result here)
             answers.append(f"{type(error).__name__}: {error}")
     assert answers[0] == answers[1]
