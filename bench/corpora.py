@@ -1,7 +1,10 @@
-"""The benchmark's records: `python bench/corpora.py [unicode|aws|all] [--folder build/corpora] [--force]`.
+"""The benchmark's records: `python bench/corpora.py [NAME|all] [--folder build/corpora] [--force]`.
 
 unicode.jsonl           a record for every named character of this Python's Unicode tables, about 30 MB
 aws-operations.jsonl    a record for every operation of every AWS service that botocore describes, about 91 MB
+tables.jsonl            made-up orders, a thousand rows a page: attributes and nothing else, about 96 MB
+heavy.jsonl             made-up branch offices for templates with all that Jinja2 has, about 50 MB
+skewed.jsonl            made-up invoices, one in a hundred of them a hundred times as long, about 40 MB
 
 A file that is there already is left alone without `--force`.
 """
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from inventions import heavy_records, skewed_records, tables_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -205,6 +209,9 @@ def text(markup: str) -> str:
 CORPORA: dict[str, tuple[str, Callable[[], Iterable[dict[str, Any]]]]] = {
     "unicode": ("unicode.jsonl", unicode_records),
     "aws": ("aws-operations.jsonl", aws_records),
+    "tables": ("tables.jsonl", tables_records),
+    "heavy": ("heavy.jsonl", heavy_records),
+    "skewed": ("skewed.jsonl", skewed_records),
 }
 
 

@@ -1,6 +1,6 @@
 """What does each generator take, what do lanes bring, and do slow generators hold up fast ones? Two tables.
 
-    python bench/generators.py [--rounds N]
+    python bench/generators.py [--rounds N] [--json FILE]
 
 The first table is the one that batch users know: the usual time of an item with one worker, and how much faster a
 batch is with as many as fit. code_generation asks a server of our own on the loopback, which speaks the Messages API
@@ -18,8 +18,12 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY / "tests"))
@@ -42,6 +46,8 @@ PATTERNS: dict[str, dict[str, Any]] = {
         "scenarios": [{"title": f"Scenario {n}", "steps": STEPS} for n in range(5)]}},
     "code_generation": {"generation_config": {"prompt": "Write a function for {{version}}", "language": "python"}},
 }  # fmt: skip
+COUNTS = dict.fromkeys(PATTERNS, 5000) | {"bdd_scenario": 1000, "code_generation": 20}  # items of a round
+PACKAGES = {"minijinja": "minijinja", "bdd_scenario": "gherkin", "code_generation": "anthropic"}  # what they need
 CONTEXT = {
     "product": "Lighthouse",
     "release": {"date": "2026-03-14"},
@@ -105,24 +111,44 @@ def rendering(came: list[Arrival]) -> float:
     return came[-1].moment - (came[0].moment - usual)
 
 
-def profiles(folder: Path, rounds: int) -> None:
-    """The table of generators."""
-    print("| generator | usual time of an item | items a second, 1 worker | as many as fit | times as fast |")
-    print("|---|---|---|---|---|")
-    sizes = dict.fromkeys(PATTERNS, 5000) | {"bdd_scenario": 1000, "code_generation": 20}
-    seconds: dict[tuple[str, int | str], list[float]] = {}
-    means: dict[str, list[float]] = {}
+@dataclass(slots=True)
+class Profile:
+    """What was measured of a generator, a value a round: `usual` seconds of an item, and of `count` items in all."""
+
+    count: int
+    usual: list[float] = field(default_factory=list)
+    alone: list[float] = field(default_factory=list)
+    together: list[float] = field(default_factory=list)
+
+    @property
+    def times(self) -> list[float]:
+        """How many times as fast as many workers as fit are as one, round by round."""
+        return [one / many for one, many in zip(self.alone, self.together, strict=True)]
+
+
+def profiles(
+    folder: Path, rounds: int, names: Iterable[str] = PATTERNS, limit: int | None = None
+) -> dict[str, Profile]:
+    """Run each of the generators with one worker and with as many as fit, in turn."""
+    sizes = {name: min(limit or COUNTS[name], COUNTS[name]) for name in names}
+    found = {name: Profile(count) for name, count in sizes.items()}
     for _ in range(rounds):
-        for name, count in sizes.items():
-            for workers in (1, "auto"):
-                came = arrivals(job(folder, {name: count}, workers))
-                seconds.setdefault((name, workers), []).append(rendering(came))
-                if workers == 1:
-                    means.setdefault(name, []).append(statistics.median(one.seconds for one in came))
-    for name, count in sizes.items():
-        alone, many = (statistics.median(seconds[name, workers]) for workers in (1, "auto"))
-        mean = f"{statistics.median(means[name]) * 1000:.3g} ms"
-        print(f"| {name} | {mean} | {count / alone:,.0f} | {count / many:,.0f} | {alone / many:.2f} |")
+        for name, profile in found.items():
+            came = arrivals(job(folder, {name: profile.count}, 1))
+            profile.usual.append(statistics.median(one.seconds for one in came))
+            profile.alone.append(rendering(came))
+            profile.together.append(rendering(arrivals(job(folder, {name: profile.count}))))
+    return found
+
+
+def profile_table(found: dict[str, Profile]) -> Iterator[str]:
+    """The lines of the table of generators."""
+    yield "| generator | usual time of an item | items a second, 1 worker | as many as fit | times as fast |"
+    yield "|---|---|---|---|---|"
+    for name, profile in found.items():
+        usual, alone, many = map(statistics.median, (profile.usual, profile.alone, profile.together))
+        speeds = f"{profile.count / alone:,.0f} | {profile.count / many:,.0f}"
+        yield f"| {name} | {usual * 1000:.3g} ms | {speeds} | {statistics.median(profile.times):.2f} |"
 
 
 def mixed(folder: Path, rounds: int) -> None:
@@ -142,18 +168,25 @@ def mixed(folder: Path, rounds: int) -> None:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print both tables, or write the first one's values to a file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    parser.add_argument("--limit", type=int, metavar="N", help="at most so many items of each generator")
+    parser.add_argument("--only", choices=[*PATTERNS], nargs="+", default=[*PATTERNS], help="of the first table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the first table's values; there is no second then")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, MessagesAPI() as api:
         os.environ.update(ANTHROPIC_BASE_URL=api.url, ANTHROPIC_API_KEY="for-the-loopback")
         folder = Path(name)
         write(folder)
         api.script = lambda _: Reply(latency=0.3)
-        profiles(folder, arguments.rounds)
+        found = profiles(folder, options.rounds, options.only, options.limit)
+        if options.json:
+            options.json.write_text(json.dumps({name: asdict(profile) for name, profile in found.items()}))
+            return
+        print(*profile_table(found), sep="\n")
         api.script = lambda _: Reply(latency=3.0)
-        mixed(folder, arguments.rounds)
+        mixed(folder, options.rounds)
 
 
 if __name__ == "__main__":

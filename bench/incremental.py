@@ -24,12 +24,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from end_to_end import REPOSITORY, adopt_orphans, measure, say
+from measuring import REPOSITORY, adopt_orphans, measure, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from end_to_end import Run
+    from measuring import Run
 
 ITEMS = 20_000  # of the job with a hundred templates
 TEMPLATES = 100

@@ -18,11 +18,13 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import yaml
-from end_to_end import JOBS, REPOSITORY, Run, adopt_orphans, measure
+from contest import JOBS, job_of
+from measuring import Run, adopt_orphans, measure, ram_disk
+from opponents import variant
 
-LIMITS = {
+LIMITS: dict[str, dict[str, Any]] = {
     "none": {"limits": {"timeout": None}, "errors": {}},
     "all": {
         "limits": {"timeout": "60s", "memory_per_item": "1GB"},
@@ -32,19 +34,9 @@ LIMITS = {
 
 
 def jobs(corpus: str, folder: Path) -> dict[str, Path]:
-    """The corpus's job file with and without limits, beside the original, whose paths are relative to it."""
-    original = REPOSITORY / "configs" / JOBS[corpus]
-    options = yaml.safe_load(original.read_text(encoding="utf-8"))
-    for name in ("source", "templates"):
-        options[name] = str((original.parent / options[name]).resolve())
-    for name, value in options.get("context", {}).items():
-        if isinstance(value, dict) and value.keys() == {"file"}:
-            options["context"][name] = {"file": str((original.parent / value["file"]).resolve())}
-    found = {}
-    for name, limits in LIMITS.items():
-        found[name] = folder / f"{name}.yaml"
-        found[name].write_text(yaml.safe_dump({**options, **limits}), encoding="utf-8")
-    return found
+    """The corpus's job file with and without limits."""
+    original = job_of(corpus)
+    return {name: variant(original, folder / f"{name}.yaml", **limits).file for name, limits in LIMITS.items()}
 
 
 def rendered(job: Path, output: Path, workers: int) -> Run:
@@ -60,7 +52,7 @@ def main() -> None:
     parser.add_argument("corpus", choices=[*JOBS])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--output-dir", default="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    parser.add_argument("--output-dir", default=ram_disk())
     options = parser.parse_args()
     adopt_orphans()
     folder = Path(tempfile.mkdtemp(prefix="machinery-", dir=options.output_dir))
