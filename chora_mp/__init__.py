@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from chora_mp.records import BatchResult, Failure, ItemResult
     from chora_mp.sizing import Limits, Sizing, optimal_workers
     from chora_mp.subscription import subscribe_events
+    from chora_mp.tuning import Tuning, tune
     from chora_mp.upkeep import Check, Status, Verification, check, status, verify
 
 _HOMES = {
@@ -74,6 +75,8 @@ _HOMES = {
     "status": "upkeep",
     "subscribe_events": "subscription",
     "verify": "upkeep",
+    "Tuning": "tuning",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -102,6 +105,7 @@ __all__ = [
     "Status",
     "TemplateError",
     "Throttled",
+    "Tuning",
     "Verification",
     "WorkerError",
     "__version__",
@@ -116,6 +120,7 @@ __all__ = [
     "retry_failed",
     "status",
     "subscribe_events",
+    "tune",
     "verify",
 ]
 

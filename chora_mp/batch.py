@@ -15,7 +15,7 @@ from chora_mp import ledger as ledgers
 from chora_mp.bundle import shown, take_bundle
 from chora_mp.comparison import UP_TO_DATE
 from chora_mp.crew import Crew
-from chora_mp.dispatch import Dispatch, Seating, Surroundings, together
+from chora_mp.dispatch import SPAN_SECONDS, Dispatch, Seating, Surroundings, together
 from chora_mp.errors import ChoraError, Interrupted, JobError, OutputError
 from chora_mp.events import (
     BatchCompleted,
@@ -32,7 +32,7 @@ from chora_mp.findings import load_rows
 from chora_mp.gate import Gate, gate_path
 from chora_mp.lanes import ConcurrentLane, InlineLane, ProcessLane
 from chora_mp.ledger import Ledger, job_identity
-from chora_mp.machine import Machine
+from chora_mp.machine import Machine, machine_name
 from chora_mp.observers import Observers, Progress
 from chora_mp.outputs import Folder
 from chora_mp.planning import Plan, Planner, Wishes, alone, ask_to_compile
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from chora_mp.job import Job
     from chora_mp.lanes import Lane, Workshop
     from chora_mp.planning import PlannedGroup
+    from chora_mp.profiles import Profile
     from chora_mp.records import Outcome, Span
     from chora_mp.sizing import Limits
     from chora_mp.state import State
@@ -256,6 +257,8 @@ class _Run:
         self._file = os.path.abspath(job.file) if job.file else None
         self._machine = Machine.here()
         self._sizing = size_of(job, self._machine, job.limits_of(job.generator or ""), "processes")
+        self._planners = self._sizing.workers
+        self._profiles: dict[tuple[str, str], Profile] = {}
         self._room = Room(self._sizing.workers, self._machine.memory)
         self._parts: list[_Part] = []
         self._usage: Counter[str] = Counter()
@@ -384,6 +387,7 @@ class _Run:
             if state.folder is not None and os.path.exists(os.path.join(state.folder, ledgers.NAME)):
                 self._ledger = stack.enter_context(Ledger(state.folder, replace=not self._wishes.explain))
                 self._own(self._ledger)
+                self._heed_profiles(self._ledger, bundle)
             store_bundle(state, bundle)
             yield bundle, state
 
@@ -394,9 +398,20 @@ class _Run:
             self._tell(Noticed(f"the ledger was damaged and is set aside as {name}; every output is checked anew"))
         self._file = job_identity(ledger, self._job)
 
+    def _heed_profiles(self, ledger: Ledger, bundle: Bundle) -> None:
+        """Take what `tune` has measured with these templates on this machine for the number of workers."""
+        found = ledger.profiles(bundle.digest) if self._job.workers == "auto" else []
+        here = machine_name(self._machine) if found else ""
+        self._profiles = {(one.generator, one.lane): one for machine, one in found if machine == here}
+        name = self._job.generator or ""
+        if profile := self._profiles.get((name, "processes")):
+            limits = self._job.limits_of(name)
+            self._sizing = size_of(self._job, self._machine, limits, "processes", profile=profile)
+
     def _first_lane(self, state: State) -> Lane:
         """The lane that the plan is made on, and most items are rendered on."""
-        return self._lane(state, self._usual_lane, self._sizing.workers)
+        # For the plan no more than there are CPUs, whatever the items will wait for.
+        return self._lane(state, self._usual_lane, min(self._planners, self._sizing.workers))
 
     def _lane(self, state: State, kind: str, most: int, workshop: Workshop | None = None) -> Lane:
         """The lane `processes`, of so many, or `inline`; `workshop`: that of the run's first lane, None: it is that."""
@@ -562,7 +577,8 @@ class _Run:
             limits = self._job.limits_of(group.generator)
             if limits.batch_memory is not None:
                 limits = replace(limits, batch_memory=max(1, limits.batch_memory // len(plan.groups)))
-            sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent)
+            profile = self._profiles.get((group.generator, lane))
+            sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent, profile=profile)
             terms.append(Term(group.generator or "unknown", float(sizing.workers), lane))
             if lane == self._usual_lane and free is not None:  # the plan's own crew, for the first that it suits
                 mine, free = free, None
@@ -585,7 +601,8 @@ class _Run:
                 stack.callback(gate.let_go)
             if alone:
                 self._sizing = sizing
-            yield _Part(mine, self._dispatched(mine, spans, lane, limits, sizing, todo, alone=alone), gate)
+            seconds = profile.span_seconds if profile is not None else SPAN_SECONDS
+            yield _Part(mine, self._dispatched(mine, spans, lane, limits, sizing, todo, seconds, alone=alone), gate)
         if not alone:
             self._sizing = Sizing(sum(int(term.value or 0) for term in terms), "generators", tuple(terms))
 
@@ -601,7 +618,16 @@ class _Run:
         return mine
 
     def _dispatched(
-        self, crew: Crew, spans: Spans, lane: str, limits: Limits, sizing: Sizing, todo: int | None, *, alone: bool
+        self,
+        crew: Crew,
+        spans: Spans,
+        lane: str,
+        limits: Limits,
+        sizing: Sizing,
+        todo: int | None,
+        seconds: float,
+        *,
+        alone: bool,
     ) -> Dispatch:
         surroundings = None
         if lane == "processes":
@@ -614,7 +640,9 @@ class _Run:
         last = self._ledger.seconds_an_item() if self._ledger is not None and knows else None
         few = todo is not None and todo < _FEW
         seating = Seating(self._job.workers != "auto", few, last)
-        return Dispatch(crew, spans, limits.timeout, self._job.errors, surroundings, seating=seating)
+        return Dispatch(
+            crew, spans, limits.timeout, self._job.errors, surroundings, seating=seating, span_seconds=seconds
+        )
 
     def _stop(self, seconds: float = float("inf")) -> None:
         """Begin nothing more, and let what is in work end, for so long."""
@@ -741,14 +769,17 @@ def _unchanged(ledger: Ledger, layout: Layout) -> Iterator[tuple[ItemResult, ...
         yield tuple(items)
 
 
-def size_of(job: Job, machine: Machine, limits: Limits, lane: str, *, concurrent: bool = True) -> Sizing:
+def size_of(
+    job: Job, machine: Machine, limits: Limits, lane: str, *, concurrent: bool = True, profile: Profile | None = None
+) -> Sizing:
     """The workers of a lane, or its items in work at a time: as many as the job says, or as many as fit."""
     factor, most_asked = CPU_FACTORS.get(lane, 1.0), limits.max_in_flight
     if lane == "asyncio":
-        need = limits.memory_per_item if limits.memory_per_item is not None else _COROUTINE_BYTES
+        measured = profile.memory if profile is not None else None
+        need = limits.memory_per_item or measured or _COROUTINE_BYTES
         most = _MOST_COROUTINES if limits.max_in_flight is None else limits.max_in_flight
         limits = replace(limits, memory_per_item=need, max_in_flight=most)
-    sizing = optimal_workers(machine, limits, cpu_factor=factor)
+    sizing = optimal_workers(machine, limits, cpu_factor=factor, profile=profile)
     if lane == "asyncio" and most_asked is None:
         words = "as many coroutines as one worker has at a time, if limits.max_in_flight does not say"
         sizing = replace(sizing, terms=(*sizing.terms[:-1], replace(sizing.terms[-1], detail=words)))

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from chora_mp.events import Event, Observer
+    from chora_mp.figures import Benchmark, Changes
     from chora_mp.job import Job
+    from chora_mp.profiles import Profile
     from chora_mp.records import BatchResult
     from chora_mp.sizing import Sizing
+    from chora_mp.tuning import Tuning
 
 PROGRAM = "chora-mp"
 # Keys, paths and messages are the data's: none of them may move the cursor, or tell the terminal what to do.
@@ -73,6 +76,20 @@ def _most_failures(text: str) -> tuple[int | None, float | None]:
     from chora_mp.jobvalues import most_failures  # noqa: PLC0415
 
     return most_failures(int(text) if text.isascii() and text.isdigit() else text)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(f"{text!r} is no list of numbers; write 1,2,4")
+    return tuple(int(part) for part in parts)
+
+
+def _percent(text: str) -> float:
+    number = text.removesuffix("%").strip()
+    if not _is_number(number) or not 0 <= float(number) < 100:
+        raise ValueError(f"{text!r} is no share; write a number of percent from 0 to 99, such as 5%")
+    return float(number) / 100
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -236,11 +253,96 @@ def _dry_run(
 @click.option("--max-workers", type=click.IntRange(min=1), help="Suppose no more workers than this are allowed.")
 def size(job: str | None, as_json: bool, **what_if: Any) -> None:
     """Show how many workers fit, every term of the formula, and which of them binds."""
-    sizing = _what_if(job, what_if)
+    sizing, profile = _what_if(job, what_if)
     if as_json:
-        _say(json.dumps(sizing.as_dict()))
+        _say(json.dumps({**sizing.as_dict(), **({"profile": profile.as_dict()} if profile else {})}))
+        return
+    _print_sizing(sizing)
+    if job is not None and profile is None and what_if["cores"] is None:
+        _say(f"no profile for these templates and this machine; '{PROGRAM} tune {job}' makes one")
+
+
+@cli.command()
+@_JOB
+@_OUTPUT_DIR
+@click.option("--lane", type=click.Choice(LANES[1:]), help="Measure items there, whatever their generators say.")
+@click.option("--generator", metavar="NAME", help="Measure this one.  [default: the one with the most items]")
+@click.option(
+    "--budget",
+    metavar="SECONDS",
+    default="60",
+    show_default=True,
+    help="Measure for about so long at most; it ends sooner when the answer is settled.",
+    **_DURATION,
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=12, show_default=True, help="So many rounds at most.")
+@click.option("--max-workers", type=click.IntRange(min=1), help="Try no more workers than this.")
+@click.option("--yes", "paid", is_flag=True, help="Also measure what may cost money: each item is made many times.")
+@click.option("--plot", metavar="FILE.html", help="Write the curve to a page to look at (needs the extra 'plots').")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "plain", "none"]),
+    default="auto",
+    show_default=True,
+    help="How progress is shown on stderr; auto: a bar on a terminal, else nothing.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress, and print only the number of workers.")
+def tune(
+    job: str,
+    output_dir: str | None,
+    lane: str | None,
+    plot: str | None,
+    as_json: bool,
+    progress: str,
+    quiet: bool,
+    **wanted: Any,
+) -> None:
+    """Measure with how many workers JOB is rendered fastest on this machine, and keep that for 'workers: auto'.
+
+    Nothing of the job's outputs is touched. Exits with 0 if all is well, 2 if nothing can be measured, 130 if
+    interrupted.
+    """
+    checked = _job_into(job, output_dir, lane=lane)
+    _check_writable(plot, "--plot")
+    if plot is not None:
+        _require_plots()
+    from chora_mp.tuning import tune as tune_job  # noqa: PLC0415
+
+    with _watching(progress, quiet or as_json) as observers, _Signals(inline=False) as signals:
+        found = tune_job(checked, observers=observers, interrupted=signals.received, **wanted)
+    if plot is not None:
+        from chora_mp.charts import page  # noqa: PLC0415
+
+        _write(plot, page(found, lambda text: text.translate(_CONTROLS)))
+    if as_json:
+        _say(json.dumps(found.as_dict()))
+    elif quiet:
+        _say(str(found.workers))
     else:
-        _print_sizing(sizing)
+        _print_tuning(found)
+
+
+def _require_plots() -> None:
+    from chora_mp.charts import require_plots  # noqa: PLC0415
+
+    try:
+        require_plots()
+    except ImportError:
+        raise JobError(["--plot: needs plotly; pip install 'chora-mp[plots]'"]) from None
+
+
+def _print_tuning(found: Tuning) -> None:
+    from chora_mp import charts  # noqa: PLC0415
+
+    if sys.stdout.isatty():
+        charts.print_curve(found, sys.stdout)
+    else:
+        for line in charts.curve_lines(found):
+            _say(line)
+    _say("")
+    for line in charts.tuning_lines(found):
+        _say(line)
 
 
 @cli.command()
@@ -295,6 +397,104 @@ def check(job: str, as_json: bool, engine: str | None) -> None:
         _say(line)
     if found.findings:
         sys.exit(1)
+
+
+@cli.command()
+@_JOB
+@click.option(
+    "-j",
+    "--jobs",
+    "workers",
+    metavar="N,N,…",
+    help="Measure these numbers of workers.  [default: 1, 2, 5, 10, 20 as far as the machine goes]",
+    **_converted(_numbers),
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Measure each so many times.")
+@click.option(
+    "--budget",
+    metavar="SECONDS",
+    default="60",
+    show_default=True,
+    help="Take a sample of the records with which all of it takes about so long.",
+    **_DURATION,
+)
+@click.option("--full", is_flag=True, help="Render all records in every run, however long that takes.")
+@click.option("-o", "--output-dir", type=click.Path(), help="Write to a folder in here instead of a RAM disk.")
+@click.option("--yes", "paid", is_flag=True, help="Also run what may cost money: each item is made many times.")
+@click.option("--save", metavar="FILE", help="Write all figures to a file, for --compare.")
+@click.option("--compare", metavar="FILE", help="Repeat a benchmark that was saved, and tell what has changed.")
+@click.option(
+    "--threshold",
+    metavar="P%",
+    default="5%",
+    show_default=True,
+    help="With --compare: what is worse by more than this, and by more than noise, counts.",
+    **_converted(_percent),
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+def bench(
+    job: str, compare: str | None, threshold: float, save: str | None, as_json: bool, quiet: bool, **wanted: Any
+) -> None:
+    """Measure JOB, or a sample of it, in one process and by more and more workers, and tell which to use.
+
+    Exits with 0 if all is well, 1 if --compare finds that something has become worse, 2 if nothing can be measured.
+    """
+    checked = _job_into(job, None)
+    _check_writable(save, "--save")
+    from chora_mp.benchmark import Wanted, benchmark, load_benchmark  # noqa: PLC0415
+
+    like = None if compare is None else load_benchmark(compare, checked.name)
+    with _stepping(checked.name, quiet) as told, _Signals(inline=False) as signals:
+        found = benchmark(checked, Wanted(**wanted, like=like), told=told, interrupted=signals.received)
+    changes = None if like is None else _compared(like, found, threshold, compare)
+    if as_json:
+        told_of = {} if changes is None else {"changes": changes.as_dict()}
+        _say(json.dumps({**found.as_dict(), **told_of}))
+    else:
+        _print_benchmark(found, changes)
+    if save is not None:
+        _hand_in(save, found.as_dict())
+    if changes is not None and not changes.sound:
+        sys.exit(1)
+
+
+def _compared(before: Benchmark, found: Benchmark, threshold: float, name: str | None) -> Changes:
+    from chora_mp.figures import compare  # noqa: PLC0415
+
+    try:
+        return compare(before, found, threshold)
+    except ValueError as error:
+        raise JobError([f"--compare {name}: {error}"]) from None
+
+
+def _print_benchmark(found: Benchmark, changes: Changes | None) -> None:
+    from chora_mp import table  # noqa: PLC0415
+
+    if sys.stdout.isatty():
+        table.print_table(found, sys.stdout, lambda text: text.translate(_CONTROLS))
+    else:
+        for line in table.table_lines(found):
+            _say(line)
+    _say("")
+    for line in (*table.fact_lines(found), *table.advice_lines(found)):
+        _say(line)
+    if changes is not None:
+        _say("")
+        for line in table.change_lines(changes, found):
+            _say(line)
+
+
+@contextlib.contextmanager
+def _stepping(job: str, quiet: bool) -> Iterator[Callable[[tuple[str, int, int | None]], None]]:
+    """Shows how far a benchmark has come, where somebody watches."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from chora_mp.table import Steps  # noqa: PLC0415
+
+    with Steps(sys.stderr, job) as steps:
+        yield steps
 
 
 @cli.command()
@@ -418,9 +618,10 @@ def _bug(error: Exception) -> int:
     return ChoraError.exit_code
 
 
-def _job_into(path: str, output_dir: str | None) -> Job:
-    """The job at `path`, with another output folder if one is given."""
-    return _job(path, {"defines": (), "jobs": None, "fail_fast": False, "timeout": None, "output_dir": output_dir})
+def _job_into(path: str, output_dir: str | None, **more: Any) -> Job:
+    """The job at `path`, with another output folder if one is given, and `more` of what `_job` knows."""
+    options = {"defines": (), "jobs": None, "fail_fast": False, "timeout": None, "output_dir": output_dir}
+    return _job(path, {**options, **more})
 
 
 def _job(path: str, options: dict[str, Any]) -> Job:
@@ -532,13 +733,13 @@ def _watching(progress: str, quiet: bool) -> Iterator[list[Observer]]:
         yield [notice]
 
 
-def _check_writable(target: str | None) -> None:
-    """Know before the work, not after it, that the summary has no place."""
+def _check_writable(target: str | None, option: str = "--summary") -> None:
+    """Know before the work, not after it, that its result has no place."""
     if target is None or target == "-":
         return
     place = target if os.path.exists(target) else os.path.dirname(target) or "."
     if os.path.isdir(target) or not os.access(place, os.W_OK):
-        raise JobError([f"--summary {target}: cannot be written; name a file in a folder that is there"])
+        raise JobError([f"{option} {target}: cannot be written; name a file in a folder that is there"])
 
 
 def _report(result: BatchResult, job: Job, target: str | None, *, quiet: bool, only_json: bool) -> None:
@@ -573,27 +774,29 @@ def _write(target: str, text: str) -> None:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from None
 
 
-def _what_if(path: str | None, changes: dict[str, Any]) -> Sizing:
+def _what_if(path: str | None, changes: dict[str, Any]) -> tuple[Sizing, Profile | None]:
+    """The sizing, and what was measured with these templates on this machine, if it counts."""
     from dataclasses import replace  # noqa: PLC0415
 
     from chora_mp.machine import Machine  # noqa: PLC0415
     from chora_mp.sizing import CPU_FACTORS, Limits, optimal_workers  # noqa: PLC0415
 
-    machine, limits, factor = Machine.here(), Limits(), 1.0
+    machine, limits, factor, profile = Machine.here(), Limits(), 1.0, None
     if path is not None:
         from chora_mp.job import Job  # noqa: PLC0415
+        from chora_mp.upkeep import profile_of  # noqa: PLC0415
 
         job = Job.load(path)
         limits = job.limits_of(job.generator or "")
         factor = CPU_FACTORS.get(job.options_of(job.generator or "").lane or "", factor)
+        profile = None if changes["cores"] is not None else profile_of(job, machine)
     if changes["cores"] is not None:
         machine = replace(machine, cpus=changes["cores"], cpus_from="--cores")
     if changes["memory"] is not None:
         machine = replace(machine, memory=changes["memory"], memory_from="--memory")
     named = ("memory_per_item", "rate", "latency", "max_workers")
-    return optimal_workers(
-        machine, replace(limits, **{k: changes[k] for k in named if changes[k] is not None}), cpu_factor=factor
-    )
+    limits = replace(limits, **{k: changes[k] for k in named if changes[k] is not None})
+    return optimal_workers(machine, limits, cpu_factor=factor, profile=profile), profile
 
 
 def _print_sizing(sizing: Sizing) -> None:

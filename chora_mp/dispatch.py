@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 SPAN_SECONDS = 0.075
 """Work in a span: long beside what handing it over costs (0.3 ms), short beside what anybody waits for."""
 
-_MOST_ANSWERS = (
-    250  # spans a second, of all seats: one costs the coordinator 0.3 to 0.5 ms, so with many they are longer
-)
+MOST_ANSWERS = 250
+"""Spans a second, of all seats: one costs the coordinator 0.3 to 0.5 ms, so with many seats spans are longer."""
+
 _FIRST_SECONDS = 0.01  # as little as it takes to learn how long items are
 _FIRST_COUNT = 64
 _MOST_COUNT = 20_000
@@ -314,7 +314,7 @@ class Dispatch:
 
     def _aim(self) -> float:
         """Seconds of work that a span should have."""
-        return max(self._span_seconds, len(self._crew.seats) / _MOST_ANSWERS)
+        return max(self._span_seconds, len(self._crew.seats) / MOST_ANSWERS)
 
     def _worth_a_seat(self) -> bool:
         """Whether another seat would save more time than it costs: work / n - work / (n + 1) against its opening."""

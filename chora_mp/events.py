@@ -104,6 +104,19 @@ class ItemsCounted:
     keys: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TuningAdvanced:
+    """`tune` is at work: at `what`, with so large a share of its budget used up, `done`.
+
+    `throughput`: the items per second that were just measured; None: they are about to be.
+    """
+
+    job: str
+    what: str
+    done: float
+    throughput: float | None = None
+
+
 Event = (
     ReadingStarted
     | RenderingStarted
@@ -114,6 +127,7 @@ Event = (
     | ItemCompleted
     | BatchCompleted
     | ItemsCounted
+    | TuningAdvanced
 )
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from chora_mp.job import Job
+    from chora_mp.profiles import Profile
     from chora_mp.records import BatchResult, ItemResult
 
 APPLICATION_ID = 0x43684D50
@@ -62,6 +63,13 @@ _STEPS = (
         error TEXT NOT NULL, run INTEGER NOT NULL
     );
     """,
+    """
+    CREATE TABLE profiles (
+        machine TEXT NOT NULL, bundle TEXT NOT NULL, generator TEXT NOT NULL, lane TEXT NOT NULL,
+        measured TEXT NOT NULL, workers INTEGER NOT NULL, profile TEXT NOT NULL,
+        PRIMARY KEY (machine, bundle, generator, lane)
+    );
+    """,
 )
 """What makes a ledger of each version one of the next; all of them together make a new one."""
 
@@ -69,7 +77,9 @@ VERSION = len(_STEPS)
 _ROW = ("at", "key", "path", "input", "closure", "digest", "size", "mtime", "inode", "duration")
 _ROWS_TOGETHER = 64  # in one statement: three quarters of what 64 statements cost
 _COUNTS = ("total", "successful", "failed", "unchanged", "not_reached", "pruned", "seconds", "written", "workers")
-_JSON = {"failures": "error", "closures": "parts", "sources": "closures", "runs": "sizing, options"}
+_JSON = {
+    "failures": "error", "closures": "parts", "sources": "closures", "runs": "sizing, options", "profiles": "profile"
+}  # fmt: skip
 _MAGIC = b"SQLite format 3\0"
 _WRITE_VERSION = 18  # offset of a byte of 1 or 2, beyond which SQLite will read a file but not write it
 _MOST_PLACES = 2**62
@@ -293,6 +303,29 @@ class Ledger:
                             "WHERE closure IS NOT NULL)")  # fmt: skip
             self.db.executemany("INSERT OR REPLACE INTO closures VALUES (?, ?, ?)", rows)
 
+    # -- profiles
+
+    def profiles(self, bundle: str) -> list[tuple[str, Profile]]:
+        """The profiles that were measured with a bundle, each with the name of its machine, the latest first."""
+        with self._told():
+            return _profiles(self.db, bundle)
+
+    def keep_profile(self, machine: str, bundle: str, profile: Profile) -> None:
+        """Keep what was measured of one generator on one lane, and close; the ledger stays sealed if it was."""
+        from chora_mp.profiles import stored  # noqa: PLC0415  (as below)
+
+        if self._folder:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._folder, SEAL))
+        key = (machine, bundle, profile.generator, profile.lane)
+        row = [storable(text) for text in (*key, profile.measured)]
+        with self._told(), self.transaction():
+            values = (*row, profile.workers, stored(profile))
+            self.db.execute("INSERT OR REPLACE INTO profiles VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        if self.trusted:  # what was in doubt stays so
+            self.seal()
+        self.close()
+
     # -- what was done
 
     def record(
@@ -409,6 +442,33 @@ class Ledger:
             yield
         except (sqlite3.Error, OSError) as error:
             raise LedgerError(f"{shown(self.path)}: {_reason(error, self._folder)}") from None
+
+
+def profiles_in(folder: str, bundle: str) -> list[tuple[str, Profile]]:
+    """As `Ledger.profiles`, of the ledger in the state folder `folder`; none where there is none that can be read.
+
+    Nothing is made, and nobody kept waiting: what is at work there goes on.
+    """
+    path = os.path.join(folder, NAME)
+    if not os.path.exists(path):
+        return []
+    try:
+        _refuse_other_files(path)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=_READER_MS / 1000)) as db:
+            db.execute("PRAGMA query_only = ON")
+            return _profiles(db, bundle)
+    except (sqlite3.Error, OSError, _DamagedError):
+        return []
+
+
+def _profiles(db: sqlite3.Connection, bundle: str) -> list[tuple[str, Profile]]:
+    sql = "SELECT machine, profile FROM profiles WHERE bundle = ? ORDER BY measured DESC"
+    rows = db.execute(sql, (bundle,)).fetchall()
+    if not rows:
+        return []
+    from chora_mp.profiles import revived  # noqa: PLC0415  (most jobs have none)
+
+    return [(machine, profile) for machine, text in rows if (profile := revived(text)) is not None]
 
 
 def job_identity(ledger: Ledger, job: Job) -> str | None:

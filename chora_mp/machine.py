@@ -42,6 +42,48 @@ class Machine:
         return cls(cpus, memory, cpus_from, memory_from)
 
 
+def machine_name(machine: Machine, root: Path = Path("/")) -> str:
+    """What machine this is, as far as it matters to how fast it is: `Intel Xeon E5-2680, 2 cpus, 25 GB`.
+
+    The CPUs are those that may be used, so that fewer of them make another machine. No word of the host: containers
+    have a new name each time, and machines of one kind are alike.
+    """
+    found = re.search(r"^model name\s*:\s*(.+)$", _head(root / "proc/cpuinfo"), re.MULTILINE)
+    model = " ".join(found[1].split()) if found else os.uname().machine
+    cpus = "1 cpu" if machine.cpus == 1 else f"{machine.cpus:.4g} cpus"
+    return f"{model}, {cpus}, {psutil.virtual_memory().total / 1e9:.0f} GB"
+
+
+def busy_seconds() -> float | None:
+    """Seconds that the CPUs that we may use have been at work so far, for whomever; None: nobody can tell."""
+    try:
+        usable = os.sched_getaffinity(0)
+        times = psutil.cpu_times(percpu=True)
+        mine = [one for number, one in enumerate(times) if number in usable]
+    except (AttributeError, OSError, NotImplementedError):
+        return None
+    names = ("user", "nice", "system", "irq", "softirq", "steal")  # steal: what the host's other guests took
+    return sum(getattr(one, name, 0.0) for one in mine for name in names) if len(mine) == len(usable) else None
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds that a process has taken so far, with all its threads; 0 where there is none."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _head(path: Path) -> str:
+    """The first bytes of a file that gets the longer the more CPUs there are."""
+    try:
+        with path.open("rb") as file:
+            return os.fsdecode(file.read(4096))
+    except OSError:
+        return ""
+
+
 def _usable_cpus() -> tuple[float, str]:
     """CPUs that the scheduler may put us on, which covers cpusets."""
     try:

@@ -1,4 +1,4 @@
-"""A process's memory: what it takes, and a cap on what it may. Linux counts and caps; elsewhere there is neither."""
+"""A process's memory: what it takes, and a cap on what it may. Linux counts and caps; others hardly do."""
 
 from __future__ import annotations
 
@@ -82,6 +82,37 @@ class Allowance:
         """Let this process take as much as there is."""
         if self._cap is not None:
             _limit(resource.RLIM_INFINITY)
+
+
+def own() -> tuple[int, int]:
+    """Bytes that this process has to itself now, and at most had; pages shared with the fork server are not counted.
+
+    On Linux from proc_pid_status(5) and proc_pid_smaps_rollup(5); elsewhere only the most is known, shared pages
+    included; 0: nobody can tell.
+    """
+    try:
+        status, rollup = (_fields(f"/proc/self/{name}") for name in ("status", "smaps_rollup"))
+        private = rollup["Private_Clean"] + rollup["Private_Dirty"]
+        return private, private + max(0, status["VmHWM"] - status["VmRSS"])
+    except (OSError, KeyError, ValueError):
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return 0, most if sys.platform == "darwin" else most * 1024
+
+
+def queued() -> float:
+    """Seconds that this process's main thread has waited for a CPU so far; 0 where nobody can tell."""
+    try:
+        with open("/proc/self/schedstat", "rb") as file:  # nanoseconds; see Documentation/scheduler/sched-stats
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+def _fields(path: str) -> dict[str, int]:
+    """The sizes in a file of lines such as `VmRSS:    1234 kB`, in bytes."""
+    with open(path, encoding="ascii", errors="replace") as file:
+        rows = (line.split() for line in file)
+        return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 def _limit(wanted: int) -> None:

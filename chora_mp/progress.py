@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import IO, TYPE_CHECKING, Any
 
-from chora_mp.events import ReadingStarted, RenderingEnded, RenderingStarted, SpanCompleted
+from chora_mp.events import ReadingStarted, RenderingEnded, RenderingStarted, SpanCompleted, TuningAdvanced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -49,6 +49,9 @@ class PlainProgress:
         elif isinstance(event, SpanCompleted) and self._clock() - self._told >= PLAIN_SECONDS:
             self._told = self._clock()
             self._echo(f"{self._job}: {self._line(event)}")
+        elif isinstance(event, TuningAdvanced) and event.throughput and self._clock() - self._told >= PLAIN_SECONDS:
+            self._told = self._clock()
+            self._echo(f"{event.job}: {event.done:.0%}, {event.what}: {event.throughput:,.4g}/s")
 
     def _line(self, event: SpanCompleted) -> str:
         rate = (event.done - self._before) / max(self._clock() - self._started, 1e-9)
@@ -93,6 +96,8 @@ class Bar:
         self._task: Any = None
         self._started = 0.0
         self._before = 0
+        self._measuring = False
+        self._rate = ""
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
@@ -108,8 +113,21 @@ class Bar:
             self._progress.update(
                 self._task, completed=event.done, total=event.total, rate=f"{rate:,.0f}/s", failed=failed
             )
+        elif isinstance(event, TuningAdvanced):
+            self._show(event)
         elif isinstance(event, RenderingEnded):
             self.close()
+
+    def _show(self, event: TuningAdvanced) -> None:
+        """How much of the budget of a tuning is used up, in percent, and what was measured last."""
+        from rich.markup import escape  # noqa: PLC0415
+
+        if self._task is None or not self._measuring:
+            self._start(event.job, 100)
+            self._measuring = True
+        self._rate = f"{event.throughput:,.4g}/s" if event.throughput else self._rate
+        what = escape(f"{event.job}: {event.what}")
+        self._progress.update(self._task, completed=round(100 * event.done), description=what, rate=self._rate)
 
     def close(self) -> None:
         """Take the bar off the screen."""
@@ -233,8 +251,8 @@ def check_lines(found: Check) -> Iterator[str]:
     if found.engine is not None:
         one = found.engine
         alike = "all" if one.agree == one.records else f"{one.agree:,}"
-        pace = f"{one.times_as_fast:.3g} times as fast as Jinja2"
-        yield f"{one.name}: {alike} of {count(one.records, 'document')} agree byte by byte; {pace}"
+        pace = f"; {one.times_as_fast:.3g} times as fast as Jinja2" if one.agree else ""
+        yield f"{one.name}: {alike} of {count(one.records, 'document')} agree byte by byte{pace}"
     yield f"{found.job}: {count(found.records, 'record')} looked at, {count(len(found.findings), 'finding')}"
 
 

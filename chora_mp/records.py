@@ -314,3 +314,24 @@ class Outcome:
     def failed(self) -> int:
         """How many of the records failed."""
         return self.done - self.rendered - self.skipped - self.unpicked
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """What a span took in a worker: its `outcome`; seconds by the clock, of CPU time, and of waiting for a CPU.
+
+    Then the bytes that the process has to itself (pages that it shares with others are not counted), `own`, and the
+    most that it ever had, `peak`; 0 where nobody can tell.
+    """
+
+    outcome: Outcome
+    wall: float
+    cpu: float
+    queued: float
+    own: int
+    peak: int
+
+    @property
+    def wait(self) -> float:
+        """Seconds that it waited for something else than a CPU."""
+        return max(0.0, self.wall - self.cpu - self.queued)

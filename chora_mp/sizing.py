@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chora_mp.machine import Machine
+    from chora_mp.profiles import Profile
 
 MB = 10**6
 ASSUMED_MEMORY = 200 * MB
@@ -45,8 +46,9 @@ class Limits:
 class Term:
     """One term of the formula.
 
-    `name` is "cpus", "memory", "rate", "max_workers" or "max_in_flight". `value`: the workers that it allows, not yet
-    rounded down, or `None` where it limits nothing. `detail` tells people where the value comes from.
+    `name` is "cpus" (or "tuned", in its place, where that was measured), "memory", "rate", "max_workers" or
+    "max_in_flight". `value`: the workers that it allows, not yet rounded down, or `None` where it limits nothing.
+    `detail` tells people where the value comes from.
     """
 
     name: str
@@ -72,18 +74,25 @@ class Sizing:
         return {**shown, "at_once": True} if self.at_once else shown
 
 
-def optimal_workers(machine: Machine | None = None, limits: Limits | None = None, *, cpu_factor: float = 1) -> Sizing:
+def optimal_workers(
+    machine: Machine | None = None,
+    limits: Limits | None = None,
+    *,
+    cpu_factor: float = 1,
+    profile: Profile | None = None,
+) -> Sizing:
     """The workers that fit `machine` (default: this one, as it is now) within `limits`; at least 1.
 
     `cpu_factor` is workers per CPU: 1 for rendering in processes, 2 for threads that wait, `math.inf` for
-    coroutines, which CPUs don't bound. Of equal terms the first binds. Pure, where it is given a machine.
+    coroutines, which CPUs don't bound. What a `profile` has measured takes the place of that, and of the memory that a
+    worker is assumed to need. Of equal terms the first binds. Pure, where it is given a machine.
     """
     if machine is None:
         machine = _this_machine()
     limits = limits or Limits()
     terms: tuple[Term, ...] = (
-        _cpus(machine, cpu_factor),
-        _memory(machine, limits),
+        _tuned(profile) if profile else _cpus(machine, cpu_factor),
+        _memory(machine, limits, profile.memory if profile else None),
         _rate(limits),
         _max_workers(limits),
     )
@@ -111,9 +120,15 @@ def _cpus(machine: Machine, factor: float) -> Term:
     return Term("cpus", _exact(machine.cpus * factor), f"{have} {TIMES} {factor:g}")
 
 
-def _memory(machine: Machine, limits: Limits) -> Term:
-    need = limits.memory_per_item or ASSUMED_MEMORY
-    assumed = "" if limits.memory_per_item else " (assumed)"
+def _tuned(profile: Profile) -> Term:
+    best = profile.best
+    measured = f"{_figure(best.throughput)} items/s measured on {profile.measured[:10]}, {profile.sureness:.0%} sure"
+    return Term("tuned", float(profile.workers), measured)
+
+
+def _memory(machine: Machine, limits: Limits, measured: int | None) -> Term:
+    need = limits.memory_per_item or measured or ASSUMED_MEMORY
+    assumed = "" if limits.memory_per_item else " (measured)" if measured else " (assumed)"
     have, told = machine.memory, machine.memory_from
     if limits.batch_memory is not None and limits.batch_memory < have:
         have, told = limits.batch_memory, "limits.batch_memory"
@@ -147,6 +162,11 @@ def _exact(value: float) -> float:
 def _size(count: int) -> str:
     """`8.0 GB`, `200 MB`: bytes for people."""
     return f"{count / (1000 * MB):.1f} GB" if count >= 1000 * MB else f"{count / MB:.4g} MB"
+
+
+def _figure(value: float) -> str:
+    """`1,234`, `12.3`: a number for people."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _pace(rate: float) -> str:

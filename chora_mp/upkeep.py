@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from chora_mp.bundle import shown, take_bundle
 from chora_mp.crew import Crew
-from chora_mp.errors import JobError, LedgerError, OutputError
+from chora_mp.errors import ChoraError, JobError, LedgerError, OutputError
 from chora_mp.job import Job
 from chora_mp.lanes import InlineLane, ProcessLane
-from chora_mp.ledger import NAME, Ledger, job_identity
+from chora_mp.ledger import NAME, Ledger, job_identity, profiles_in
+from chora_mp.machine import machine_name
 from chora_mp.outputs import Folder, files_in
 from chora_mp.planning import Planner, Wishes
 from chora_mp.records import Failure, ItemResult, Orders, Place
@@ -27,7 +28,9 @@ from chora_mp.state import run_name, store_bundle, without_output
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from chora_mp.machine import Machine
     from chora_mp.planning import Surveyed
+    from chora_mp.profiles import Profile
 
 
 _SAMPLE = 200
@@ -88,7 +91,10 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Another engine beside Jinja2: of a sample of `records`, how many came out alike byte by byte, how much faster."""
+    """Another engine beside Jinja2: of a sample of `records`, how many came out alike byte by byte.
+
+    `times_as_fast`: how much faster those were made; 0: there are none.
+    """
 
     name: str
     records: int
@@ -222,9 +228,9 @@ def _compared(job: Job, found: Check, planner: Planner, crew: Crew, engine: str)
     for span in planner.sample(_SAMPLE):
         for line, (text, others, took, other_took) in crew.ask("compare", span, engine):
             records += 1
-            seconds, other = seconds + took, other + other_took
-            agree += text == others
-            if text != others and len(differences) < _MOST_DIFFERENCES:
+            if text == others:
+                agree, seconds, other = agree + 1, seconds + took, other + other_took
+            elif len(differences) < _MOST_DIFFERENCES:
                 place = f"{job.source.name}:{line}" if line else f"{job.source.name}: record {span.seq + 1}"
                 differences.append(f"{place}: {engine} differs: {_difference(text, others)}")
     comparison = Engine(engine, records, agree, seconds / other if other else 0.0)
@@ -238,6 +244,23 @@ def _difference(text: str, other: str) -> str:
     line = text.count("\n", 0, at) + 1
     start = max(0, at - 10)
     return f"line {line} of the document is {other[start : at + 60]!r} and not {text[start : at + 60]!r}"
+
+
+def profile_of(job: Job, machine: Machine) -> Profile | None:
+    """What `tune` has measured of the job's generator, with these templates, on this machine; None: nothing.
+
+    It is a hint, so that nothing is raised: not where the templates are broken, nor where the ledger is.
+    """
+    if job.output is None:
+        return None
+    try:
+        digest = take_bundle(job).digest
+    except ChoraError:
+        return None
+    found = profiles_in(os.path.join(job.output.dir, STATE_FOLDER), digest)
+    here, lane = machine_name(machine) if found else "", job.options_of(job.generator or "").lane
+    mine = (one for name, one in found if name == here and one.generator == job.generator and lane in (None, one.lane))
+    return next(mine, None)
 
 
 def _findings(job: Job, found: Surveyed) -> tuple[int, tuple[str, ...]]:

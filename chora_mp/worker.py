@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fnmatch
 import marshal
+import math
 import os
 import pickle
 import re
@@ -20,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import jinja2
 
-from chora_mp import failures
+from chora_mp import failures, memory
 from chora_mp.bundle import shown
 from chora_mp.closures import ANY_TEMPLATE, NO_TEMPLATE
 from chora_mp.errors import OutputError, SourceError, TemplateError
@@ -29,7 +30,7 @@ from chora_mp.gate import Gate, gate_path
 from chora_mp.generators import Throttled
 from chora_mp.memory import Allowance
 from chora_mp.policy import may_pass
-from chora_mp.records import BadRecord, Failure, ItemResult, NoRecordError, Orders, Outcome, Place, Span
+from chora_mp.records import BadRecord, Failure, Gauge, ItemResult, NoRecordError, Orders, Outcome, Place, Span
 from chora_mp.renderer import Renderer
 from chora_mp.sinks import FileSink, TextSink, is_sound
 from chora_mp.sources import jsonl, spool
@@ -219,6 +220,27 @@ class Worker:
             raise self.unwritable(error) from None
         self._spent = outcome.spent or self.allowance.is_over()
         return replace(outcome, spent=self._spent)
+
+    def render_into(self, folder: str, span: Span, budget: float = math.inf) -> Outcome:
+        """Render as `render`, but into another output folder, which is made."""
+        if self.orders.output != folder:
+            os.makedirs(folder, exist_ok=True)
+            self.orders = replace(self.orders, output=folder)
+            if self._renderer and self._renderer.files:
+                self._renderer.files.close()
+                self._renderer.files = None
+        return self.render(span, budget)
+
+    def gauge(self, folder: str, span: Span, budget: float = math.inf) -> Gauge:
+        """What `render_into` takes, of time and of memory."""
+        began, cpu, queued = _clock(), time.process_time(), memory.queued()
+        outcome = self.render_into(folder, span, budget)
+        times = (_clock() - began, time.process_time() - cpu, memory.queued() - queued)
+        return Gauge(outcome, *times, *memory.own())
+
+    def footprint(self) -> int:
+        """The most bytes that this process has had to itself; 0: nobody can tell."""
+        return memory.own()[1]
 
     def advance(self, arrivals: list[tuple[int, Span]], seconds: float) -> Any:
         """Go on with many items at a time, as `InFlight.advance`. Raises `OutputError`."""
@@ -722,12 +744,15 @@ class Item:
 
     def __init__(self, renderer: Renderer) -> None:
         self.renderer = renderer
-        self.record: dict[str, Any] = {}
+        self.record: dict[str, Any]
+        self.variables: dict[str, Any]
+        self.call: Any  # a `Call`, once it is asked for
         self.usage: Usage = ()
         self.begin()
 
     def begin(self) -> None:
-        """Turn to the next record."""
+        """Turn to the next record; the last one makes room for it, in memory that is still in the CPU's caches."""
+        self.record, self.variables, self.call = {}, {}, None
         self.key = self.path = self.template = ""
         self.doing = "output.path"
 
@@ -771,11 +796,12 @@ class Item:
         if renderer.generation is None:  # on a lane that has many items in work
             from chora_mp.generation import plain_call  # noqa: PLC0415
 
-            self.call = plain_call(renderer.document(self.template), self.variables)
+            call = plain_call(renderer.document(self.template), self.variables)
         self.doing, self.usage = "document", ()
         if renderer.generation is not None:
-            self.call = renderer.generation.call(self.record, self.key, self.template)
-        return self.call
+            call = renderer.generation.call(self.record, self.key, self.template)
+        self.call = call
+        return call
 
     def accept(self, made: str | Generated) -> bytes:
         """The document that a generator has made, encoded; kept beside, where others need it."""
@@ -783,10 +809,9 @@ class Item:
         if isinstance(made, tuple):
             text, self.usage = made[0], tuple(made[1].items())
         if not isinstance(text, str):
-            name = self.call.generator.name
-            raise TypeError(f"the generator {name!r} gave no text (found {type(text).__name__})")
+            raise TypeError(f"the generator {self.generator_name()!r} gave no text (found {type(text).__name__})")
         data = text.encode()
-        if self.call.text is not None and self.renderer.generation is not None:
+        if self.call is not None and self.call.text is not None and self.renderer.generation is not None:
             self.renderer.generation.keep(self.call.text, data)
         return data
 

@@ -16,18 +16,26 @@ import pytest
 
 import chora_mp
 from chora_mp import (
+    benchmark,
     bundle,
     errors,
     events,
+    figures,
     generators,
     job,
     machine,
+    measuring,
     planning,
+    profiles,
     records,
+    sampling,
+    scaling,
     selection,
     sizing,
     slots,
     supply,
+    trials,
+    tuning,
     upkeep,
 )
 
@@ -35,15 +43,15 @@ PACKAGE = Path(chora_mp.__file__).parent
 
 LAYERS = [
     {"version", "errors", "records", "events"},
-    {"sizing", "units", "failures", "selection", "policy"},
+    {"sizing", "units", "failures", "selection", "policy", "figures", "scaling", "profiles"},
     {"job", "yamlmerge", "yamlfile", "jobvalues", "jobsections", "jobfile"}
     | {"machine", "environment", "bundle", "imports", "closures", "slots", "sinks", "sources", "memory"}
     | {"compiler", "runtime", "filters"}
     | {"state", "ledger", "looks", "outputs", "claims", "findings", "generators", "gate"},
     {"worker", "renderer", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning"}
-    | {"dispatch", "attempts", "watchdog", "generation", "contents", "inflight", "supply"},
-    {"progress", "eventlog", "observers"},
-    {"batch", "abatch", "upkeep", "ahead", "subscription"},
+    | {"dispatch", "attempts", "watchdog", "generation", "contents", "inflight", "supply", "trials"},
+    {"progress", "eventlog", "observers", "table", "charts"},
+    {"batch", "abatch", "upkeep", "ahead", "subscription", "benchmark", "measuring", "sampling", "tuning"},
     {"cli", "__main__"},
 ]
 """Modules by layer, from the bottom; `sources` is a package that counts as one."""
@@ -131,7 +139,15 @@ RESULT = records.BatchResult(
     "j", "r", 1, 0, 1, 0, 0, 0, 0.1, 10.0, 0, 1, SIZING.as_dict(), FAILURES, 2, ("a", "b"), asked_to_prune=True
 )
 INPUT = records.Input("/data.jsonl", spooled=False, name="data.jsonl", stamp=(1, 2, 3))
+RUN = figures.Run(1, 0.5, 0.6, 10**7, 10**8, 0.1, 2, 3, 0, 0, 300)
+FACTS = figures.Facts("0.1", "3.11", "3.1", "Linux", 2.0, 10**9, "a RAM disk", 3, 3, 1, 2)
+BENCHMARK = figures.Benchmark("j", FACTS, (figures.Approach(0, (RUN,)),))
 SELECTION = selection.Selection("a*", frozenset({"a"}), (1, 2), failed=True)
+SPAN = records.Span(INPUT, 5, 3, 100, 6, 2, picks=b"\1\0\1")
+CURVE = (profiles.Point(1, 100.0, 99.0, 101.0, 3), profiles.Point(2, 190.0, 180.0, 195.0, 3))
+LAW = scaling.Scaling(100.0, 0.05, 0.0, 0.01)
+NOON = "2026-11-26T12:00:00Z"
+PROFILE = profiles.Profile("jinja2", "processes", 2, 0.99, 0.075, 10**8, CURVE, LAW, 0.01, 0.0, 0.0, NOON)
 
 TRAVELLERS: list[Any] = [
     FAILURE,
@@ -143,7 +159,7 @@ TRAVELLERS: list[Any] = [
     INPUT,
     SELECTION,
     records.BadRecord("RecordError", "no mapping"),
-    records.Span(INPUT, 5, 3, 100, 6, 2, picks=b"\1\0\1"),
+    SPAN,
     records.ScanOrders(INPUT, SELECTION, "known", rows=True),
     events.ReadingStarted("j", "data.jsonl"),
     events.RenderingStarted("j", 3, SIZING),
@@ -174,7 +190,29 @@ TRAVELLERS: list[Any] = [
     job.Request("intro", {"a": 1}, "x.md", 50.0, "k"),
     job.GeneratorOptions("asyncio", {"rate": 1.0}),
     supply.Group("jinja2", 50.0, 3, False, "processes", True),
+    RUN,
+    FACTS,
+    figures.Approach(2, (RUN,), "died"),
+    BENCHMARK,
+    figures.Spread(2.0, 1.0, 3.0),
+    figures.Pace(0.3, 0.001),
+    figures.Change(2, *((figures.Spread(2.0, 1.0, 3.0),) * 2,) * 3, worse=("speed-up",)),
+    figures.Changes((), ("cpus was 2 and is 4",)),
+    benchmark.Wanted((1, 2), like=BENCHMARK),
+    benchmark.Step("round 1 of 3", 1, 12),
+    measuring.Task("render", JOB, "/task", (1, 40)),
+    measuring.Measured({"total": 3}, 0.5, 0.6, 10**7, 10**8, 0.0),
+    sampling.Kept("/kept", 1000, 0.25, 0.1),
     generators.Generated("text", {"input_tokens": 3}),
+    events.TuningAdvanced("j", "2 at work, round 1", 0.3, 123.4),
+    records.Gauge(records.Outcome(1, 1, 0, 10, 0.1, ()), 0.1, 0.05, 0.0, 10**7, 2 * 10**7),
+    scaling.Scaling(100.0, 0.1, 0.01, 0.02),
+    PROFILE.curve[0],
+    PROFILE,
+    tuning.Tuning("j", "one cpu", PROFILE, SIZING, 100, 1, "k: ValueError: bad", 3, 12.5, 0.02, 0.0, settled=True),
+    trials.Piece(SPAN, 3, 0.02),
+    trials.Region(SPAN, (trials.Piece(SPAN, 3, 0.02),)),
+    trials.Trial(123.4, 0.1, 1.2, 10**7),
 ]
 
 
@@ -190,7 +228,25 @@ def test_what_crosses_a_boundary_is_frozen_and_pickles(traveller: Any) -> None:
 def test_no_traveller_is_forgotten() -> None:
     """Each dataclass of the modules that cross boundaries is in the table above."""
     known = {type(one).__name__ for one in TRAVELLERS}
-    for module in (records, events, sizing, job, bundle, slots, machine, selection, upkeep):
+    for module in (
+        records,
+        events,
+        sizing,
+        job,
+        bundle,
+        slots,
+        machine,
+        selection,
+        upkeep,
+        figures,
+        benchmark,
+        measuring,
+        sampling,
+        scaling,
+        profiles,
+        trials,
+        tuning,
+    ):
         for name, value in vars(module).items():
             if dataclasses.is_dataclass(value) and value.__module__ == module.__name__:
                 assert name in known

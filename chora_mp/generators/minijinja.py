@@ -24,7 +24,7 @@ _OPTIONS = (
 
 
 def generate(spec: Mapping[str, Any], context: Mapping[str, Any]) -> str:
-    """A Jinja2 template, through MiniJinja (in Rust): faster, for templates that stay inside its language."""
+    """A Jinja2 template, through MiniJinja (in Rust): faster for some templates, if they stay inside its language."""
     return str(_module().Environment(undefined_behavior="strict").render_str(spec["template"], **context))
 
 

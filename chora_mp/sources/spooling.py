@@ -22,7 +22,7 @@ def spool_source(source: Source, path: str) -> list[int]:
 
     Raises `SourceError` where the source cannot be read as a whole, `OutputError` where the spool cannot be written.
     """
-    return write_spool(_entries(source), path, source.name)
+    return write_spool(read_entries(source), path, source.name)
 
 
 def write_spool(entries: Iterable[tuple[int | None, Any]], path: str, name: str) -> list[int]:
@@ -40,7 +40,8 @@ def write_spool(entries: Iterable[tuple[int | None, Any]], path: str, name: str)
     return [*cuts, position]
 
 
-def _entries(source: Source) -> Iterator[tuple[int | None, Any]]:
+def read_entries(source: Source) -> Iterator[tuple[int | None, Any]]:
+    """Line, or None, and record of each record of a source that cannot be cut. Raises `SourceError`."""
     if source.format != "jsonl":
         from chora_mp.sources.readers import read_records  # noqa: PLC0415  (brings YAML, SQLite and CSV along)
 

@@ -1,0 +1,628 @@
+"""Tuning: how many workers a job is best rendered with on this machine, measured and not guessed.
+
+A sample of the records is rendered on one worker, then by 1, 2, 3, … of them, in rounds, until more rounds would not
+change the answer. `docs/tuning.md` tells how to read what comes of it; `trials` has the measuring itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chora_mp.batch import size_of
+from chora_mp.bundle import take_bundle
+from chora_mp.comparison import TO_RENDER
+from chora_mp.crew import Crew
+from chora_mp.dispatch import SPAN_SECONDS
+from chora_mp.errors import Interrupted, JobError, SourceError
+from chora_mp.events import ReadingStarted, TuningAdvanced
+from chora_mp.generators import built_in
+from chora_mp.lanes import ProcessLane
+from chora_mp.ledger import NAME, Ledger, job_identity
+from chora_mp.machine import Machine, machine_name
+from chora_mp.observers import Observers
+from chora_mp.planning import Planner, Wishes, patience
+from chora_mp.profiles import Point, Profile
+from chora_mp.records import Orders
+from chora_mp.scaling import SURE, TOLERANCE, choose, fit, improve, levels, spread, sureness
+from chora_mp.selection import Selection
+from chora_mp.sizing import CPU_FACTORS
+from chora_mp.sources.chunks import FileSpans
+from chora_mp.state import held, run_name, store_bundle
+from chora_mp.trials import Field, ProcessTrials, Records, Sampler, WaitingTrials, make_room
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from chora_mp.bundle import Bundle
+    from chora_mp.events import Observer
+    from chora_mp.job import Job
+    from chora_mp.planning import Plan, PlannedGroup
+    from chora_mp.records import ItemResult
+    from chora_mp.sizing import Limits, Sizing
+    from chora_mp.state import State
+    from chora_mp.trials import Sample, Trial
+
+    Measure = Callable[[int, float, float], Trial]
+
+BUDGET = 60.0
+"""Seconds that measuring takes at most, if nobody says otherwise; what is begun is finished."""
+
+_LEAST_ROUNDS, _MOST_ROUNDS = 3, 12
+_LEAST_TRIAL, _MOST_TRIAL = 0.3, 1.0  # seconds; a fiftieth of the budget if that lies between
+_SAMPLE_SHARE, _SPAN_SHARE = 0.06, 0.2  # of the budget: gauging the sample once, and trying sizes of spans
+_PAYS = 1.05  # what a larger count must bring for a still larger one to be tried
+_CONTENDER = 0.9  # of the best: those below need no more than the least rounds
+_FAR = 1.5  # times as fast: no company makes a difference like that
+_RESTLESS = 0.1  # of the CPUs: what others take beyond that is nothing that a median could set right
+_WAITS = 0.1  # the share of an item's time from which on more workers than CPUs may pay
+_SPANS = (0.02, 0.04, SPAN_SECONDS, 0.15)
+_MARGIN = 1.5  # of the most memory that was seen: the largest record of all was hardly in the sample
+_LEAST_MARGIN = 16 * 10**6  # bytes
+_MOST_TRIED = 4096
+_PAID = ("code_generation",)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What `tune` has found: the `profile` that is in the ledger now, and what comes of it.
+
+    `sizing`: the workers that `workers: auto` means from now on, and the term that binds. `sampled` items, `failed` of
+    which failed, the first of them with `failure`. `rounds` were measured in `seconds`; `spread`: how far the figures
+    of one count lay apart, as a share; `others`: how many CPUs others kept busy meanwhile. `settled`: whether more
+    rounds would not have changed the answer. `advice`: what a person should know of it or do about it.
+    """
+
+    job: str
+    machine: str
+    profile: Profile
+    sizing: Sizing
+    sampled: int
+    failed: int
+    failure: str | None
+    rounds: int
+    seconds: float
+    spread: float
+    others: float
+    settled: bool
+    advice: tuple[str, ...] = field(default=())
+
+    @property
+    def workers(self) -> int:
+        """How many workers, or items at a time, `workers: auto` means from now on."""
+        return self.sizing.workers
+
+    def as_dict(self) -> dict[str, Any]:
+        """The tuning as `tune --json` prints it."""
+        profile, scaling = self.profile, self.profile.scaling
+        alone = profile.curve[0]
+        told = ("generator", "lane", "sureness", "span_seconds", "memory", "cpu", "wait", "growth", "measured")
+        return {
+            "job": self.job,
+            "machine": self.machine,
+            "workers": self.workers,
+            "binds": self.sizing.binds,
+            "best": profile.workers,
+            **{name: getattr(profile, name) for name in told},
+            "sigma": scaling.sigma,
+            "kappa": scaling.kappa,
+            "lambda": scaling.rate,
+            "fit_error": scaling.error,
+            "knee": scaling.knee,
+            "curve": [_row(point, alone, scaling.throughput(point.workers)) for point in profile.curve],
+            "sizing": self.sizing.as_dict(),
+            "sampled": self.sampled,
+            "failed": self.failed,
+            "failure": self.failure,
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+            "spread": self.spread,
+            "others": self.others,
+            "settled": self.settled,
+            "advice": list(self.advice),
+        }
+
+
+def _row(point: Point, alone: Point, predicted: float) -> dict[str, Any]:
+    """A point with what follows from it: as many times as fast as one worker, that by worker, and what the law says."""
+    times = point.throughput / alone.throughput * alone.workers
+    return {**asdict(point), "speedup": times, "efficiency": times / point.workers, "predicted": predicted}
+
+
+def tune(
+    job: Job,
+    *,
+    budget: float = BUDGET,
+    rounds: int = _MOST_ROUNDS,
+    max_workers: int | None = None,
+    generator: str | None = None,
+    paid: bool = False,
+    observers: Iterable[Observer] = (),
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Tuning:
+    """Measure with how many workers `job` is rendered fastest here, and keep that for `workers: auto`.
+
+    It takes about `budget` seconds and at most so many `rounds`; no more than `max_workers` are tried, nor more than
+    the limits of the job allow. Of a mixed batch the `generator` with the most items is measured, or the one that is
+    named. Documents are written to a folder of its own, which goes; outputs, and what the ledger knows of them, stay as
+    they are. `paid`: measure also what asks a service that counts what it is asked.
+
+    Raises as `batch_generate`; `JobError` for what cannot be measured, `WorkerError` where an item ends its worker.
+    """
+    if job.source is None or job.output is None:
+        lacking = "source" if job.source is None else "output.path"
+        raise JobError([f"{job.where(lacking)}: missing; there is nothing to measure"])
+    if max_workers is not None:
+        job = job.replace(limits=replace(job.limits, max_workers=max_workers))
+    told = Observers(observers, lambda _: None)
+    try:
+        return _Tuner(job, _Wish(budget, rounds, generator, paid), told, interrupted).tuning()
+    finally:
+        told.close()
+
+
+class _Wish(NamedTuple):
+    """What is asked of a tuning: the options of `tune`."""
+
+    budget: float
+    rounds: int
+    generator: str | None
+    paid: bool
+
+
+class _Tuner:
+    """One tuning: its folders and workers, and what was measured so far."""
+
+    def __init__(self, job: Job, wish: _Wish, observers: Observers, interrupted: Callable[[], bool]) -> None:
+        self._job = job.replace(workers="auto")
+        self._asked = job.workers
+        self._wish = wish
+        self._observers = observers
+        self._interrupted = interrupted
+        self._machine = Machine.here()
+        self._began = time.monotonic()
+        self._id = run_name()
+
+    def tuning(self) -> Tuning:
+        """Measure, and keep it."""
+        bundle = take_bundle(self._job)
+        assert self._job.output is not None  # noqa: S101  (asked for by the caller)
+        with held(str(self._job.output.dir), self._id) as state, contextlib.ExitStack() as stack:
+            assert state.folder is not None  # noqa: S101  (there is an output folder)
+            ledger = None
+            if os.path.exists(os.path.join(state.folder, NAME)):
+                ledger = stack.enter_context(Ledger(state.folder))
+                job_identity(ledger, self._job)
+            name = machine_name(self._machine)
+            earlier = ledger.profiles(bundle.digest) if ledger else []
+            known = {(one.generator, one.lane): one for machine, one in earlier if machine == name}
+            found = self._measured(bundle, state, known, name)
+            (ledger or Ledger(state.folder)).keep_profile(name, bundle.digest, found.profile)
+            return found
+
+    def _measured(self, bundle: Bundle, state: State, known: Mapping[tuple[str, str], Profile], machine: str) -> Tuning:
+        store_bundle(state, bundle)
+        orders = self._orders(state)
+        lane = ProcessLane(orders, size_of(self._job, self._machine, self._job.limits, "processes").workers)
+        with Crew(lane, self._interrupted) as crew:
+            assert self._job.source is not None  # noqa: S101  (asked for by the caller)
+            self._observers.tell(ReadingStarted(self._job.name, self._job.source.name))
+            planner = Planner(
+                self._job, bundle, crew, state.scratch, None, Wishes(Selection(), force=True), orders.texts
+            )
+            plan = planner.plan()
+            group = self._group(plan)
+            self._refuse_rate(group)
+            self._began = time.monotonic()
+            crew.renew()  # the sample is gauged by a worker that has done nothing else
+            folder = os.path.join(state.scratch, "trials")
+            make_room(folder)
+            self._tell("one worker alone", None)
+            sampler = Sampler(crew, folder, max(0.3, self._wish.budget * _SAMPLE_SHARE), patience(self._job))
+            sample = sampler.take(_records(plan, group), careful=not self._wish.paid)
+            crew.renew()
+            self._refuse_sample(group, sample)
+            with Ledger(state.scratch) as rows:
+                timeout = self._job.limits_of(group.generator).timeout
+                field_ = Field(orders, lane.workshop, folder, rows, timeout, self._interrupted)
+                return self._swept(group, sample, field_, known, machine)
+
+    def _orders(self, state: State) -> Orders:
+        """As for a run, but with no output folder, no gates that hold back, and no texts of other runs."""
+        limits = self._job.limits
+        asked = limits.memory_per_item
+        growth = asked // 2 if asked else self._machine.memory // 2
+        return Orders(
+            state.bundle, None, state.scratch, state.temporary, rows=True, memory=asked, growth=growth,
+            fsync=self._job.output is not None and self._job.output.fsync,
+            texts=os.path.join(state.scratch, "texts"), gated=self._job.generator != "jinja2",
+        )  # fmt: skip
+
+    # -- what is measured, and what is not
+
+    def _group(self, plan: Plan) -> PlannedGroup:
+        """The generator to measure: the one that is named, or the one with the most items."""
+        groups = {group.generator: group for group in plan.groups if _items(group)}
+        if not groups:
+            assert self._job.source is not None  # noqa: S101
+            raise SourceError(f"{self._job.source.name}: holds no record that can be measured by itself")
+        name = self._wish.generator
+        if name is None:
+            return max(groups.values(), key=_items)
+        if name not in groups:
+            raise JobError([f"--generator {name}: makes none of the documents; there are {', '.join(sorted(groups))}"])
+        return groups[name]
+
+    def _refuse_rate(self, group: PlannedGroup) -> None:
+        """Nothing is called more often than it may be, and what is paid for only if somebody says so."""
+        name, limits = group.generator, self._job.limits_of(group.generator)
+        if limits.rate is not None and (name in _PAID or name not in built_in()):
+            says = "limits.latency says how long one takes" if limits.latency is None else "see 'chora-mp size'"
+            held = f"holds {name!r} back, so that it decides, and no number of workers"
+            raise JobError([f"{self._job.where('limits.rate')}: {held}; {says}"])
+        if name in _PAID and not self._wish.paid:
+            raise JobError([_paid_words(name)])
+
+    def _refuse_sample(self, group: PlannedGroup, sample: Sample) -> None:
+        if sample.usage and not self._wish.paid:
+            counted = ", ".join(sorted(sample.usage))
+            raise JobError([f"{_paid_words(group.generator)} ({counted})"])
+        if sample.failed >= sample.items:
+            raise SourceError(f"nothing can be measured: all of {sample.items:,} items failed: {_told(sample.failure)}")
+
+    # -- measuring
+
+    def _swept(
+        self,
+        group: PlannedGroup,
+        sample: Sample,
+        field_: Field,
+        known: Mapping[tuple[str, str], Profile],
+        machine: str,
+    ) -> Tuning:
+        name = group.generator
+        lane = self._job.options_of(name).lane or group.lane
+        lane = "processes" if lane == "inline" else lane
+        standing = known.get((name, lane))
+        limits, waits = self._job.limits_of(name), lane in CPU_FACTORS
+        memory = _with_margin(sample.memory)
+        most = self._most(limits, lane, memory, concurrent=group.concurrent)
+        with (
+            WaitingTrials(field_, sample, threads=lane == "threads", exact=lane == group.lane == "asyncio")
+            if waits
+            else ProcessTrials(field_, sample, most)
+        ) as trials:
+            usual = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent).workers
+            idle = waits or sample.wait > _WAITS * (sample.wait + sample.cpu)
+            best = standing.workers if standing else None
+            sweep = _Sweep(self, trials.measure, best, usual, self._machine.cpus, idle=idle)
+            sweep.run(min(most, trials.most), waits=waits)
+            span_seconds = standing.span_seconds if standing else SPAN_SECONDS
+            if not waits:
+                span_seconds = sweep.tune_spans(span_seconds, sample)
+            else:  # shared out: the worker's own is among what they need
+                most_taken = _with_margin(sweep.memory.get(sweep.chosen, 0))
+                memory = most_taken and most_taken // sweep.chosen
+        curve = sweep.curve()
+        profile = Profile(
+            name, lane, sweep.chosen, sweep.sureness, span_seconds, memory, curve,
+            fit({point.workers: point.throughput for point in curve}),
+            sample.cpu, sample.wait, sample.growth, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )  # fmt: skip
+        sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent, profile=profile)
+        return Tuning(
+            self._job.name,
+            machine,
+            profile,
+            sizing,
+            sample.items,
+            sample.failed,
+            _told(sample.failure) if sample.failure else None,
+            len(sweep.rounds),
+            time.monotonic() - self._began,
+            spread(sweep.judged()),
+            sweep.company(),
+            sweep.settled,
+            tuple(self._advice(profile, sizing, sweep, most)),
+        )
+
+    def _most(self, limits: Limits, lane: str, memory: int | None, *, concurrent: bool) -> int:
+        """What all terms of the formula but the one for CPUs leave: no larger count could be used."""
+        if not concurrent:
+            return 1
+        need = limits.memory_per_item or (None if lane == "asyncio" else memory)
+        sizing = size_of(self._job, self._machine, replace(limits, memory_per_item=need), lane)
+        values = [term.value for term in sizing.terms if term.name != "cpus" and term.value is not None]
+        return max(1, min(_MOST_TRIED, math.floor(min(values))))
+
+    def is_over(self, share: float = 1.0) -> bool:
+        """Whether so large a share of the budget is used up."""
+        return time.monotonic() - self._began > share * self._wish.budget
+
+    def has(self, seconds: float, reserve: float) -> bool:
+        """Whether so many seconds of the budget are left, besides a share of it that is held back."""
+        return time.monotonic() - self._began + seconds <= (1 - reserve) * self._wish.budget
+
+    @property
+    def most_rounds(self) -> int:
+        """How many rounds there are at the most."""
+        return self._wish.rounds
+
+    @property
+    def trial_seconds(self) -> float:
+        """How long one trial goes on for."""
+        return min(_MOST_TRIAL, max(_LEAST_TRIAL, self._wish.budget / 50))
+
+    def tell(self, workers: int, what: str, throughput: float | None) -> None:
+        """Tell observers what is measured next, and what the last trial gave."""
+        self._tell(f"{workers:,} at work, {what}", throughput)
+
+    def _tell(self, what: str, throughput: float | None) -> None:
+        done = min(1.0, (time.monotonic() - self._began) / self._wish.budget)
+        self._observers.tell(TuningAdvanced(self._job.name, what, done, throughput))
+
+    def check(self) -> None:
+        """Raise `Interrupted` if somebody wants an end."""
+        if self._interrupted():
+            raise Interrupted("interrupted")
+
+    # -- what to make of it
+
+    def _advice(self, profile: Profile, sizing: Sizing, sweep: _Sweep, most: int) -> Iterator[str]:
+        if self._asked == "auto":
+            yield f"'workers: auto' means {sizing.workers:,} from now on, until templates or machine change"
+        else:
+            yield f"the job says 'workers: {self._asked}'; with 'workers: auto' it would be {sizing.workers:,}"
+        if sizing.binds not in ("tuned", "generator"):
+            yield f"{profile.workers:,} would be best; {sizing.binds} allows {sizing.workers:,}"
+        elif profile.workers == max(sweep.counts) == most > 1:
+            yield f"the best is the most that the limits allow ({most:,}); more might be better still"
+        elif sweep.cut_off and profile.workers == max(sweep.counts):
+            yield "there was no time to try more, which might be better still; --budget gives it more"
+        if not sweep.quiet and len(sweep.counts) > 1 and sweep.company() > _RESTLESS * self._machine.cpus:
+            yield f"others kept {sweep.company():.1f} cpus busy meanwhile: tune again when the machine is quiet"
+        elif not sweep.settled:
+            yield "rounds or budget were used up before the answer was sure; more of them make it surer"
+
+
+class _Sweep:
+    """The rounds over counts of workers, and the answer."""
+
+    def __init__(
+        self, tuner: _Tuner, measure: Measure, standing: int | None, usual: int, cores: float, *, idle: bool
+    ) -> None:
+        """`standing`: what an earlier tuning has found; `usual`: what the formula says where nobody has measured.
+
+        `idle`: items wait for something, so that more workers than CPUs may pay.
+        """
+        self._tuner = tuner
+        self._measure = measure
+        self._standing = standing
+        self._usual = usual
+        self._cores = cores
+        self.counts: list[int] = []
+        self.rounds: list[dict[float, float]] = []
+        self.others: list[float] = []
+        """The most CPUs that others kept busy during a trial of each round."""
+        self.chosen = 1
+        self.sureness = 0.0
+        self.settled = False
+        self.memory: dict[int, int] = {}
+        """The most bytes that a worker has had to itself, by count."""
+        self.cut_off = False
+        """Whether there was no time for counts that may be better still."""
+        self._round_seconds = 0.0
+        self._idle = idle
+
+    # -- measuring
+
+    def run(self, most: int, *, waits: bool) -> None:
+        """Measure counts up to `most` until the answer is settled, or rounds or budget are used up.
+
+        `waits`: they are items at a time in one worker.
+        """
+        self._add(self._climb(most, waits=waits), most)
+        self.counts = sorted(int(count) for count in self.rounds[0])
+        while not self._judge() and len(self.rounds) < self._tuner.most_rounds:
+            counts = self._contenders()
+            if self._tuner.is_over(1 - _SPAN_SHARE) or not self._add(self._one_round(counts), len(counts)):
+                break
+
+    def tune_spans(self, standing: float, sample: Sample) -> float:
+        """The seconds of work that are best handed out together; those that stand, if none is surely better."""
+        sizes = [size for size in dict.fromkeys((*_SPANS, standing)) if _is_distinct(sample, size, standing)]
+        if len(sizes) < 2 or self._tuner.most_rounds < _LEAST_ROUNDS or self._tuner.is_over(1 - _SPAN_SHARE / 2):
+            return standing
+        rounds: list[dict[float, float]] = []
+        while len(rounds) < _LEAST_ROUNDS:
+            found: dict[float, float] = {}
+            for size in sizes[:: -1 if len(rounds) % 2 else 1]:
+                if self._tuner.is_over():
+                    return standing
+                trial = self._trial(self.chosen, f"spans, round {len(rounds) + 1}", size)
+                if not self._is_quiet(trial.others):
+                    return standing
+                found[size] = trial.throughput
+            rounds.append(found)
+            better = [
+                size for size, pace in levels(rounds).items() if pace > (1 + TOLERANCE) * levels(rounds)[standing]
+            ]
+            sizes = [size for size in sizes if size == standing or size in better]
+            if len(sizes) < 2:
+                return standing
+        return improve([{size: one[size] for size in sizes} for one in rounds], standing)
+
+    def _climb(self, most: int, *, waits: bool) -> Iterator[tuple[int, Trial]]:
+        """The first round: upwards, to past the cores, and on from there as long as it pays for work that waits."""
+        past = 0 if waits else max(math.ceil(self._cores) + 2, math.ceil(1.5 * self._cores))
+        best, pays, seconds = 0.0, True, 0.0
+        for count in ladder(past, most):
+            if count > past and not (self._idle and pays):
+                return
+            # Twice as many take up to twice as long to be opened, and there are to be more rounds.
+            if count > past and (self._tuner.is_over(0.6) or not self._tuner.has(2 * seconds, _SPAN_SHARE)):
+                self.cut_off = True
+                return
+            began = time.monotonic()
+            trial = self._trial(count, "round 1")
+            seconds = time.monotonic() - began
+            yield count, trial
+            best, pays = max(best, trial.throughput), trial.throughput > _PAYS * best
+
+    def _one_round(self, counts: Sequence[int]) -> Iterator[tuple[int, Trial]]:
+        for count in counts[:: -1 if len(self.rounds) % 2 else 1]:
+            if self._tuner.is_over():
+                return
+            yield count, self._trial(count, f"round {len(self.rounds) + 1}")
+
+    def _add(self, found: Iterable[tuple[int, Trial]], wanted: int) -> bool:
+        """Take one more round; whether it has come to its end."""
+        trials = dict(found)
+        if self.rounds and len(trials) < wanted:
+            return False
+        self.rounds.append({count: trial.throughput for count, trial in trials.items()})
+        self.others.append(max(trial.others for trial in trials.values()))
+        self._round_seconds = self._round_seconds or sum(trial.seconds for trial in trials.values())
+        return True
+
+    def _trial(self, workers: int, what: str, span_seconds: float = SPAN_SECONDS) -> Trial:
+        self._tuner.check()
+        self._tuner.tell(workers, what, None)
+        trial = self._measure(workers, self._tuner.trial_seconds, span_seconds)
+        self.memory[workers] = max(trial.memory, self.memory.get(workers, 0))
+        self._tuner.tell(workers, what, trial.throughput)
+        return trial
+
+    def _contenders(self) -> list[int]:
+        """The counts that are worth another trial: all at first, then those near the best, and the next below."""
+        missing = _LEAST_ROUNDS - sum(map(self._is_quiet, self.others))
+        if missing > 0 and self._tuner.has(self._round_seconds * missing, _SPAN_SHARE):
+            return self.counts
+        found = levels(self.judged())
+        least = _CONTENDER * max(found.values())
+        near = [count for count in self.counts if found[count] >= least]
+        # Else nobody would see that the next below had a bad start.
+        return self.counts[max(0, self.counts.index(near[0]) - 1) :]
+
+    # -- judging
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there are as many quiet rounds as are wanted at the least."""
+        return sum(map(self._is_quiet, self.others)) >= _LEAST_ROUNDS
+
+    def judged(self) -> list[dict[float, float]]:
+        """The rounds that count: the quiet ones, or where there are too few the quietest half of all."""
+        return [self.rounds[number] for number in self._judged()]
+
+    def _judged(self) -> list[int]:
+        numbers = range(len(self.rounds))
+        if self.quiet:
+            return [number for number in numbers if self._is_quiet(self.others[number])]
+        many = max(_LEAST_ROUNDS, len(self.rounds) // 2)
+        return sorted(sorted(numbers, key=lambda number: self.others[number])[:many])
+
+    def _is_restless(self) -> bool:
+        """Whether others were at work in any round."""
+        return not all(map(self._is_quiet, self.others))
+
+    def _is_quiet(self, others: float) -> bool:
+        return others <= _RESTLESS * self._cores
+
+    def _judge(self) -> bool:
+        """Choose; whether that is settled."""
+        rounds, enough = self.judged(), len(self.rounds) >= _LEAST_ROUNDS
+        tolerance = self._tolerance()
+        if self.quiet or not self._is_restless():
+            self.chosen = int(choose(rounds, self._standing, tolerance))
+        else:
+            self.chosen = self._in_company(rounds)
+        self.sureness = sureness(rounds, self.chosen, self._standing, tolerance) if enough else 0.0
+        self.settled = len(self.counts) == 1 or (self.quiet and self.sureness >= SURE)
+        return self.settled
+
+    def _tolerance(self) -> float:
+        """By how much a smaller count may be slower: also by what more workers take from others by being more."""
+        return TOLERANCE + (self.company() / self._cores if self.quiet and not self._idle else 0.0)
+
+    def company(self) -> float:
+        """How many CPUs others kept busy in the rounds that count."""
+        return median(self.others[number] for number in self._judged())
+
+    def _in_company(self, rounds: list[dict[float, float]]) -> int:
+        """What to choose while others are at work: the usual count, unless items wait and another is beyond doubt.
+
+        Work that needs the CPUs is done the faster the more of them it takes from others: that is nothing to aim at.
+        """
+        usual = self._standing if self._standing in self.counts else None
+        usual = usual or max((count for count in self.counts if count <= self._usual), default=self.counts[0])
+        found = levels(rounds)
+        if not self._idle or max(found.values()) <= _FAR * found[usual]:
+            return usual
+        return int(choose(rounds))
+
+    def curve(self) -> tuple[Point, ...]:
+        """Each count with what was measured of it."""
+        points = []
+        for count in self.counts:
+            values = [one[count] for one in self.judged() if count in one]
+            values = values or [one[count] for one in self.rounds if count in one]
+            points.append(Point(count, median(values), min(values), max(values), len(values)))
+        return tuple(points)
+
+
+def ladder(past: int, most: int) -> Iterator[int]:
+    """Counts to try, up to `most`: 1, 2, 3, 4, 6, 8, 12, 16, … to `past` the cores, and beyond 1, 2, 4, 8, … only."""
+    powers = {1 << exponent for exponent in range(most.bit_length())}
+    between = {3 << exponent for exponent in range(past.bit_length())}
+    near = {one for one in (*between, past) if 0 < one <= min(past, most)}
+    yield from sorted({*powers, *near, most})
+
+
+def _is_distinct(sample: Sample, size: float, standing: float) -> bool:
+    """Whether the sample is large enough for spans of that size to be others than those that stand."""
+    if size == standing:
+        return True
+    spans = [list(region.spans(seconds)) for seconds in (size, standing) for region in sample.regions]
+    half = len(spans) // 2
+    return spans[:half] != spans[half:]
+
+
+def _items(group: PlannedGroup) -> int:
+    return sum(spans.left or 0 for _, spans in group.parts)
+
+
+def _records(plan: Plan, group: PlannedGroup) -> Records:
+    """The records of a group, to take a sample from."""
+    whole = [span for _, spans in group.parts for span in iter(lambda spans=spans: spans.take(1 << 62), None)]  # type: ignore[misc]
+    assert plan.layout is not None  # noqa: S101  (there is a source)
+    chunks, source = plan.layout.chunks, whole[0].input
+    picks = plan.layout.codes.translate(TO_RENDER)
+    some = None if picks.count(1) == len(picks) else picks
+    ranges = [(span.seq, span.seq + span.count) for span in whole]
+    return Records(ranges, lambda start, end: FileSpans(source, chunks, some, (start, end)))
+
+
+def _with_margin(memory: int) -> int | None:
+    """Bytes that a worker is sized by, of the most that one was seen to have; None: nobody could tell."""
+    return max(int(memory * _MARGIN), memory + _LEAST_MARGIN) if memory else None
+
+
+def _paid_words(name: str) -> str:
+    return (
+        f"{name!r} asks a service that counts what it is asked, and would be called over and over; --yes if it may be"
+    )
+
+
+def _told(item: ItemResult | None) -> str:
+    """`key (file:line): Type: message`."""
+    if item is None or item.error is None:
+        return "nobody knows why"
+    where = f" ({item.source.file}:{item.source.line})" if item.source and item.source.line else ""
+    return f"{item.key}{where}: {item.error.type}: {item.error.message}"
