@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2.utils import _PassArg
 
-from chora_mp import filters
 from chora_mp.bundle import digest_of
 from chora_mp.environment import normal_name, referenced
+from chora_mp.filters import FILTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -96,8 +96,9 @@ def _may_load_any(environment: jinja2.Environment) -> bool:
 
 def _is_jinjas(value: Any) -> bool:
     """Whether a value is Jinja2's own, or ours in the place of one of those."""
-    module = str(getattr(value, "__module__", ""))
-    return module.partition(".")[0] == "jinja2" or module == filters.__name__
+    if any(value is faster for _, faster in FILTERS.values()):
+        return True
+    return str(getattr(value, "__module__", "")).partition(".")[0] == "jinja2"
 
 
 def _receives(value: Any, depth: int = 3) -> bool:

@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 DICT_NAMES = frozenset(dir(dict))
 """Names that a plain dict answers as attributes; these, and only these, are looked up there first, as Jinja2 does."""
 
-LOOP_NAMES = frozenset(
-    ("index", "index0", "revindex", "revindex0", "first", "last", "length", "depth", "depth0", "previtem", "nextitem")
-)
-"""What a template may ask of `loop`, and what needs no call."""
+LOOP_NAMES = frozenset(("index", "index0", "first", "depth", "depth0", "previtem"))
+"""What a template may ask of `loop` that runs nobody's code: what an iterable's raises, `getattr` may take."""
 
 _TOGETHER = 3  # names; for fewer of them one call costs more than it saves
 
@@ -62,7 +60,7 @@ class DocumentCode(CodeGenerator):
         super().visit_Template(node, frame)
 
     def write_commons(self) -> None:
-        self.writeline("_plain, _Macro = environment.plain, environment.Macro")
+        self.writeline("_Macro = environment.Macro")
         super().write_commons()
 
     def enter_frame(self, frame: Frame) -> None:
@@ -94,21 +92,26 @@ class DocumentCode(CodeGenerator):
     def _yield(self, node: nodes.Output, frame: Frame) -> None:
         """Emit one `yield` for all pieces; each on a line of its own, by which an error finds its line."""
         pieces = list(self._pieces(node, frame))
-        self.writeline("yield " if len(pieces) == 1 else "yield ''.join((", node)
+        if len(pieces) == 1:
+            self.writeline("yield ", _with_line(pieces[0]))
+            self._piece(pieces[0], frame)
+            return
+        self.writeline("yield ''.join((")
         for piece in pieces:
-            if len(pieces) > 1:
-                self.newline(None if isinstance(piece, str) else piece)
-            if isinstance(piece, str):
-                self.write(repr(piece))
-            else:
-                finalize = self._make_finalize()
-                self._output_child_pre(piece, frame, finalize)
-                self.visit(piece, frame)
-                self._output_child_post(piece, frame, finalize)
-            if len(pieces) > 1:
-                self.write(",")
-        if len(pieces) > 1:
-            self.write("))")
+            self.newline(_with_line(piece))
+            self._piece(piece, frame)
+            self.write(",")
+        self.write("))")
+
+    def _piece(self, piece: str | nodes.Expr, frame: Frame) -> None:
+        """Emit text, or what makes text of an expression's value."""
+        if isinstance(piece, str):
+            self.write(repr(piece))
+            return
+        finalize = self._make_finalize()
+        self._output_child_pre(piece, frame, finalize)
+        self.visit(piece, frame)
+        self._output_child_post(piece, frame, finalize)
 
     def _pieces(self, node: nodes.Output, frame: Frame) -> Iterator[str | nodes.Expr]:
         """Text, as long as it is, and expressions, in their order."""
@@ -152,7 +155,7 @@ class DocumentCode(CodeGenerator):
         if frame.eval_ctx.volatile or frame.eval_ctx.autoescape:
             self.write(")) is str else environment.no_bytes(_t))")
         else:
-            self.write(")) is str else str(_t) if type(_t) in _plain else environment.text(_t))")
+            self.write(")) is str else str(_t) if type(_t) is int or type(_t) is float else environment.text(_t))")
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
         if isinstance(node.as_const(frame.eval_ctx), (bytes, bytearray)):
@@ -253,6 +256,11 @@ def _is_method(node: nodes.Call) -> bool:
     """Whether this is likely a method of a built-in type, called with nothing but its arguments in order."""
     plain = not node.kwargs and node.dyn_args is None and node.dyn_kwargs is None
     return plain and isinstance(node.node, nodes.Getattr) and node.node.attr in _METHODS and _varies(node)
+
+
+def _with_line(piece: str | nodes.Expr) -> nodes.Expr | None:
+    """What has a line to be told in an error: text cannot fail, and Jinja2 gives it none."""
+    return None if isinstance(piece, str) else piece
 
 
 def _with_else(node: nodes.Expr) -> nodes.Expr:

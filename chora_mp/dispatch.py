@@ -567,13 +567,14 @@ def together(
             yield None
             continue
         completed = _completed(window, tick)
-        for dispatch in dispatches:
-            dispatch.look_up(tick, idle=not completed)
         if not completed:
+            for dispatch in dispatches:
+                dispatch.look_up(tick, idle=True)
             yield None
             continue
         for future in completed:
             for dispatch in dispatches:
+                dispatch.look_up(tick, idle=False)  # each time: a slow consumer may hold every answer for a while
                 if future in dispatch.window:
                     yield from dispatch.tell(dispatch.settle(future))
     for dispatch in dispatches:

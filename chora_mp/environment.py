@@ -89,18 +89,18 @@ class DocumentEnvironment(Environment):
     joins = True
     """Whether text between two tags comes in one piece, which only who streams a template could tell."""
     Macro = Macro
-    plain = frozenset({int, float, bool, type(None)})
-    """Types of which `str` makes text as anybody would."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.filters.update(FILTERS)
+        for name, (stock, faster) in FILTERS.items():
+            if self.filters.get(name) is stock:  # and not an extension's
+                self.filters[name] = faster
 
     @staticmethod
     def calling(context: Context, called: Any, **own: dict[str, Any]) -> Callable[..., Any]:
         """What calls anything that stands in a macro's place; its first argument is for macros only."""
 
-        def call(_: EvalContext, *arguments: Any, **named: Any) -> Any:
+        def call(_: EvalContext, /, *arguments: Any, **named: Any) -> Any:
             return context.call(called, *arguments, **named, **own)
 
         return call
@@ -268,7 +268,12 @@ class Document:
         context.parent, context.vars, context.exported_vars = variables, {}, set()
         context.eval_ctx = evaluation
         context.blocks = {name: [block] for name, block in self._blocks.items()} if self._blocks else {}
-        return "".join(self._render(context))
+        try:
+            return "".join(self._render(context))
+        finally:
+            # A macro holds its context and the context its macros: the record is to go now, not when Python looks for
+            # garbage, or hundreds of them are kept.
+            context.parent, context.vars = {}, {}
 
 
 class Expression:

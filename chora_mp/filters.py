@@ -8,7 +8,7 @@ import re
 from textwrap import TextWrapper
 from typing import TYPE_CHECKING, Any
 
-from jinja2.filters import do_indent, do_wordwrap
+from jinja2 import filters as stock
 from jinja2.utils import pass_environment
 
 if TYPE_CHECKING:
@@ -28,19 +28,19 @@ _KEPT_WORDS = 4096  # with a hyphen, where they may be cut
 
 
 @pass_environment
-def wordwrap(environment: Environment, s: Any, width: Any = 79, *options: Any, **more: Any) -> Any:
+def do_wordwrap(environment: Environment, s: Any, width: Any = 79, *options: Any, **more: Any) -> Any:
     """Jinja2's `wordwrap`: that one takes every line to pieces and puts them together, this one looks where to cut.
 
     What is out of the ordinary, in the text or in what is asked for, is left to Jinja2.
     """
     if type(s) is not str or type(width) is not int or width < 1 or options or more or _is_odd(s):
-        return do_wordwrap(environment, s, width, *options, **more)
+        return stock.do_wordwrap(environment, s, width, *options, **more)
     wrapped: list[str] = []
     for line in s.splitlines():
         if len(line) <= width:
             wrapped.append(line.rstrip(" "))
         elif line[0] == " " or not _wrap(line, width, wrapped):
-            return do_wordwrap(environment, s, width)
+            return stock.do_wordwrap(environment, s, width)
     return environment.newline_sequence.join(wrapped)
 
 
@@ -78,15 +78,18 @@ def _cuts(word: str) -> tuple[int, ...]:
     return tuple(itertools.accumulate(map(len, pieces)))[:-1]
 
 
-def indent(s: Any, width: Any = 4, *options: Any, **more: Any) -> Any:
+def do_indent(s: Any, width: Any = 4, *options: Any, **more: Any) -> Any:
     """Jinja2's `indent`, which looks at every line; most texts have no empty one, and then all are joined at once."""
     if type(s) is not str or type(width) is not int or options or more:
-        return do_indent(s, width, *options, **more)
+        return stock.do_indent(s, width, *options, **more)
     start, lines = "\n" + " " * width, (s + "\n").splitlines()
     if "" not in lines:
         return start.join(lines)
     return lines[0] + "".join([start + line if line else "\n" for line in lines[1:]])
 
 
-FILTERS: dict[str, Callable[..., Any]] = {"indent": indent, "wordwrap": wordwrap}
-"""By the names that templates know them by."""
+FILTERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "indent": (stock.do_indent, do_indent),
+    "wordwrap": (stock.do_wordwrap, do_wordwrap),
+}
+"""Jinja2's own and ours, by the names that templates know them by; ours are called alike, since errors say how."""

@@ -39,7 +39,6 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _GONE_SECONDS = 0.1  # its workers may be seen to end before it is
 _LONGEST_FOLDER = 60  # bytes; the address of a socket has 108, or 104 on macOS
 _END_SECONDS = 1.0  # what a server may take to end; it takes a millisecond
-_YOUNG = 10_000  # objects between two collections, not 700: a record of thousands of dictionaries is no garbage
 
 
 _ahead: list[Server] = []
@@ -280,7 +279,6 @@ def _out_of_memory(doing: str) -> WorkerError:
 def _settle_in() -> None:
     """Leave to the server what is the server's, keep stdout clean."""
     gc.freeze()  # what the server has imported is nobody's garbage, and its pages stay shared if nobody looks at them
-    gc.set_threshold(_YOUNG)
     for name, value in _FOR_SERVER.items():
         if os.environ.get(name) == value:
             del os.environ[name]

@@ -6,11 +6,13 @@ import jinja2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2.ext import Extension
 from jinja2.filters import do_indent, do_wordwrap
 from markupsafe import Markup
 
 from chora_mp.environment import DocumentEnvironment
-from chora_mp.filters import indent, wordwrap
+from chora_mp.filters import do_indent as indent
+from chora_mp.filters import do_wordwrap as wordwrap
 
 STOCK = jinja2.Environment()
 
@@ -74,3 +76,29 @@ def test_what_is_no_text_is_refused_as_ever():
     for filter_of in (do_wordwrap, wordwrap):
         with pytest.raises(AttributeError, match="splitlines"):
             filter_of(STOCK, 5)
+
+
+class Louder(Extension):
+    """An extension that brings an `indent` of its own."""
+
+    def __init__(self, environment):
+        super().__init__(environment)
+        environment.filters["indent"] = lambda text: text.upper()
+
+
+def test_an_extensions_filter_stays():
+    """Only Jinja2's own filters have others in their place."""
+    ours = DocumentEnvironment(extensions=[Louder])
+    assert "A\nB" == ours.from_string("{{ 'a\nb' | indent }}").render()
+    assert ours.filters["wordwrap"] is wordwrap
+
+
+@pytest.mark.parametrize("call", ["indent(5, width=3)", "wordwrap(5, width=3)", "indent(s=1)", "wordwrap(5, nope=1)"])
+def test_errors_name_the_filter_as_ever(call):
+    """What is wrong with the arguments is told in Jinja2's own words."""
+    told = []
+    for kind in (jinja2.Environment, DocumentEnvironment):
+        with pytest.raises(TypeError) as raised:
+            kind().from_string(f"{{{{ 'text' | {call} }}}}").render()
+        told.append(str(raised.value))
+    assert told[0] == told[1]
