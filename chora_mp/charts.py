@@ -104,6 +104,8 @@ def figure(value: float) -> str:
 
 
 def _milliseconds(seconds: float) -> str:
+    if seconds < 1e-6:
+        return "0 ms"
     return f"{seconds * 1000:,.3g} ms" if seconds < 1 else duration(seconds)
 
 

@@ -12,7 +12,6 @@ import os
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chora_mp.batch import size_of
@@ -28,41 +27,36 @@ from chora_mp.ledger import NAME, Ledger, job_identity
 from chora_mp.machine import Machine, machine_name
 from chora_mp.observers import Observers
 from chora_mp.planning import Planner, Wishes, patience
-from chora_mp.profiles import Point, Profile
+from chora_mp.profiles import Profile
 from chora_mp.records import Orders
-from chora_mp.scaling import SURE, TOLERANCE, choose, fit, improve, levels, spread, sureness
+from chora_mp.scaling import fit, spread
 from chora_mp.selection import Selection
 from chora_mp.sizing import CPU_FACTORS
 from chora_mp.sources.chunks import FileSpans
 from chora_mp.state import held, run_name, store_bundle
+from chora_mp.sweep import RESTLESS, Sweep
 from chora_mp.trials import Field, ProcessTrials, Records, Sampler, WaitingTrials, make_room
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from chora_mp.bundle import Bundle
     from chora_mp.events import Observer
     from chora_mp.job import Job
     from chora_mp.planning import Plan, PlannedGroup
+    from chora_mp.profiles import Point
     from chora_mp.records import ItemResult
     from chora_mp.sizing import Limits, Sizing
     from chora_mp.state import State
-    from chora_mp.trials import Sample, Trial
-
-    Measure = Callable[[int, float, float], Trial]
+    from chora_mp.trials import Sample
 
 BUDGET = 60.0
 """Seconds that measuring takes at most, if nobody says otherwise; what is begun is finished."""
 
-_LEAST_ROUNDS, _MOST_ROUNDS = 3, 12
+_MOST_ROUNDS = 12
 _LEAST_TRIAL, _MOST_TRIAL = 0.3, 1.0  # seconds; a fiftieth of the budget if that lies between
-_SAMPLE_SHARE, _SPAN_SHARE = 0.06, 0.2  # of the budget: gauging the sample once, and trying sizes of spans
-_PAYS = 1.05  # what a larger count must bring for a still larger one to be tried
-_CONTENDER = 0.9  # of the best: those below need no more than the least rounds
-_FAR = 1.5  # times as fast: no company makes a difference like that
-_RESTLESS = 0.1  # of the CPUs: what others take beyond that is nothing that a median could set right
+_SAMPLE_SHARE = 0.06  # of the budget: gauging the sample once
 _WAITS = 0.1  # the share of an item's time from which on more workers than CPUs may pay
-_SPANS = (0.02, 0.04, SPAN_SECONDS, 0.15)
 _MARGIN = 1.5  # of the most memory that was seen: the largest record of all was hardly in the sample
 _LEAST_MARGIN = 16 * 10**6  # bytes
 _MOST_TRIED = 4096
@@ -286,35 +280,30 @@ class _Tuner:
         known: Mapping[tuple[str, str], Profile],
         machine: str,
     ) -> Tuning:
+        """Measure counts, and what comes of it."""
         name = group.generator
         lane = self._job.options_of(name).lane or group.lane
         lane = "processes" if lane == "inline" else lane
-        standing = known.get((name, lane))
-        limits, waits = self._job.limits_of(name), lane in CPU_FACTORS
+        standing, limits, waits = known.get((name, lane)), self._job.limits_of(name), lane in CPU_FACTORS
         memory = _with_margin(sample.memory)
         most = self._most(limits, lane, memory, concurrent=group.concurrent)
+        usual = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent).workers
+        idle = waits or sample.wait > _WAITS * (sample.wait + sample.cpu)
+        span_seconds = standing.span_seconds if standing else SPAN_SECONDS
         with (
             WaitingTrials(field_, sample, threads=lane == "threads", exact=lane == group.lane == "asyncio")
             if waits
             else ProcessTrials(field_, sample, most)
         ) as trials:
-            usual = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent).workers
-            idle = waits or sample.wait > _WAITS * (sample.wait + sample.cpu)
             best = standing.workers if standing else None
-            sweep = _Sweep(self, trials.measure, best, usual, self._machine.cpus, idle=idle)
+            sweep = Sweep(self, trials.measure, best, usual, self._machine.cpus, idle=idle)
             sweep.run(min(most, trials.most), waits=waits)
-            span_seconds = standing.span_seconds if standing else SPAN_SECONDS
             if not waits:
                 span_seconds = sweep.tune_spans(span_seconds, sample)
             else:  # shared out: the worker's own is among what they need
-                most_taken = _with_margin(sweep.memory.get(sweep.chosen, 0))
-                memory = most_taken and most_taken // sweep.chosen
-        curve = sweep.curve()
-        profile = Profile(
-            name, lane, sweep.chosen, sweep.sureness, span_seconds, memory, curve,
-            fit({point.workers: point.throughput for point in curve}),
-            sample.cpu, sample.wait, sample.growth, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        )  # fmt: skip
+                taken = _with_margin(sweep.memory.get(sweep.chosen, 0))
+                memory = taken and taken // sweep.chosen
+        profile = _profile(name, lane, sweep, sample, span_seconds, memory)
         sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent, profile=profile)
         return Tuning(
             self._job.name,
@@ -374,7 +363,7 @@ class _Tuner:
 
     # -- what to make of it
 
-    def _advice(self, profile: Profile, sizing: Sizing, sweep: _Sweep, most: int) -> Iterator[str]:
+    def _advice(self, profile: Profile, sizing: Sizing, sweep: Sweep, most: int) -> Iterator[str]:
         if self._asked == "auto":
             yield f"'workers: auto' means {sizing.workers:,} from now on, until templates or machine change"
         else:
@@ -385,213 +374,29 @@ class _Tuner:
             yield f"the best is the most that the limits allow ({most:,}); more might be better still"
         elif sweep.cut_off and profile.workers == max(sweep.counts):
             yield "there was no time to try more, which might be better still; --budget gives it more"
-        if not sweep.quiet and len(sweep.counts) > 1 and sweep.company() > _RESTLESS * self._machine.cpus:
+        if not sweep.quiet and len(sweep.counts) > 1 and sweep.company() > RESTLESS * self._machine.cpus:
             yield f"others kept {sweep.company():.1f} cpus busy meanwhile: tune again when the machine is quiet"
         elif not sweep.settled:
-            yield "rounds or budget were used up before the answer was sure; more of them make it surer"
+            yield "it is not settled: too little time, or too little of it quiet; a larger --budget makes it surer"
 
 
-class _Sweep:
-    """The rounds over counts of workers, and the answer."""
-
-    def __init__(
-        self, tuner: _Tuner, measure: Measure, standing: int | None, usual: int, cores: float, *, idle: bool
-    ) -> None:
-        """`standing`: what an earlier tuning has found; `usual`: what the formula says where nobody has measured.
-
-        `idle`: items wait for something, so that more workers than CPUs may pay.
-        """
-        self._tuner = tuner
-        self._measure = measure
-        self._standing = standing
-        self._usual = usual
-        self._cores = cores
-        self.counts: list[int] = []
-        self.rounds: list[dict[float, float]] = []
-        self.others: list[float] = []
-        """The most CPUs that others kept busy during a trial of each round."""
-        self.chosen = 1
-        self.sureness = 0.0
-        self.settled = False
-        self.memory: dict[int, int] = {}
-        """The most bytes that a worker has had to itself, by count."""
-        self.cut_off = False
-        """Whether there was no time for counts that may be better still."""
-        self._round_seconds = 0.0
-        self._idle = idle
-
-    # -- measuring
-
-    def run(self, most: int, *, waits: bool) -> None:
-        """Measure counts up to `most` until the answer is settled, or rounds or budget are used up.
-
-        `waits`: they are items at a time in one worker.
-        """
-        self._add(self._climb(most, waits=waits), most)
-        self.counts = sorted(int(count) for count in self.rounds[0])
-        while not self._judge() and len(self.rounds) < self._tuner.most_rounds:
-            counts = self._contenders()
-            if self._tuner.is_over(1 - _SPAN_SHARE) or not self._add(self._one_round(counts), len(counts)):
-                break
-
-    def tune_spans(self, standing: float, sample: Sample) -> float:
-        """The seconds of work that are best handed out together; those that stand, if none is surely better."""
-        sizes = [size for size in dict.fromkeys((*_SPANS, standing)) if _is_distinct(sample, size, standing)]
-        if len(sizes) < 2 or self._tuner.most_rounds < _LEAST_ROUNDS or self._tuner.is_over(1 - _SPAN_SHARE / 2):
-            return standing
-        rounds: list[dict[float, float]] = []
-        while len(rounds) < _LEAST_ROUNDS:
-            found: dict[float, float] = {}
-            for size in sizes[:: -1 if len(rounds) % 2 else 1]:
-                if self._tuner.is_over():
-                    return standing
-                trial = self._trial(self.chosen, f"spans, round {len(rounds) + 1}", size)
-                if not self._is_quiet(trial.others):
-                    return standing
-                found[size] = trial.throughput
-            rounds.append(found)
-            better = [
-                size for size, pace in levels(rounds).items() if pace > (1 + TOLERANCE) * levels(rounds)[standing]
-            ]
-            sizes = [size for size in sizes if size == standing or size in better]
-            if len(sizes) < 2:
-                return standing
-        return improve([{size: one[size] for size in sizes} for one in rounds], standing)
-
-    def _climb(self, most: int, *, waits: bool) -> Iterator[tuple[int, Trial]]:
-        """The first round: upwards, to past the cores, and on from there as long as it pays for work that waits."""
-        past = 0 if waits else max(math.ceil(self._cores) + 2, math.ceil(1.5 * self._cores))
-        best, pays, seconds = 0.0, True, 0.0
-        for count in ladder(past, most):
-            if count > past and not (self._idle and pays):
-                return
-            # Twice as many take up to twice as long to be opened, and there are to be more rounds.
-            if count > past and (self._tuner.is_over(0.6) or not self._tuner.has(2 * seconds, _SPAN_SHARE)):
-                self.cut_off = True
-                return
-            began = time.monotonic()
-            trial = self._trial(count, "round 1")
-            seconds = time.monotonic() - began
-            yield count, trial
-            best, pays = max(best, trial.throughput), trial.throughput > _PAYS * best
-
-    def _one_round(self, counts: Sequence[int]) -> Iterator[tuple[int, Trial]]:
-        for count in counts[:: -1 if len(self.rounds) % 2 else 1]:
-            if self._tuner.is_over():
-                return
-            yield count, self._trial(count, f"round {len(self.rounds) + 1}")
-
-    def _add(self, found: Iterable[tuple[int, Trial]], wanted: int) -> bool:
-        """Take one more round; whether it has come to its end."""
-        trials = dict(found)
-        if self.rounds and len(trials) < wanted:
-            return False
-        self.rounds.append({count: trial.throughput for count, trial in trials.items()})
-        self.others.append(max(trial.others for trial in trials.values()))
-        self._round_seconds = self._round_seconds or sum(trial.seconds for trial in trials.values())
-        return True
-
-    def _trial(self, workers: int, what: str, span_seconds: float = SPAN_SECONDS) -> Trial:
-        self._tuner.check()
-        self._tuner.tell(workers, what, None)
-        trial = self._measure(workers, self._tuner.trial_seconds, span_seconds)
-        self.memory[workers] = max(trial.memory, self.memory.get(workers, 0))
-        self._tuner.tell(workers, what, trial.throughput)
-        return trial
-
-    def _contenders(self) -> list[int]:
-        """The counts that are worth another trial: all at first, then those near the best, and the next below."""
-        missing = _LEAST_ROUNDS - sum(map(self._is_quiet, self.others))
-        if missing > 0 and self._tuner.has(self._round_seconds * missing, _SPAN_SHARE):
-            return self.counts
-        found = levels(self.judged())
-        least = _CONTENDER * max(found.values())
-        near = [count for count in self.counts if found[count] >= least]
-        # Else nobody would see that the next below had a bad start.
-        return self.counts[max(0, self.counts.index(near[0]) - 1) :]
-
-    # -- judging
-
-    @property
-    def quiet(self) -> bool:
-        """Whether there are as many quiet rounds as are wanted at the least."""
-        return sum(map(self._is_quiet, self.others)) >= _LEAST_ROUNDS
-
-    def judged(self) -> list[dict[float, float]]:
-        """The rounds that count: the quiet ones, or where there are too few the quietest half of all."""
-        return [self.rounds[number] for number in self._judged()]
-
-    def _judged(self) -> list[int]:
-        numbers = range(len(self.rounds))
-        if self.quiet:
-            return [number for number in numbers if self._is_quiet(self.others[number])]
-        many = max(_LEAST_ROUNDS, len(self.rounds) // 2)
-        return sorted(sorted(numbers, key=lambda number: self.others[number])[:many])
-
-    def _is_restless(self) -> bool:
-        """Whether others were at work in any round."""
-        return not all(map(self._is_quiet, self.others))
-
-    def _is_quiet(self, others: float) -> bool:
-        return others <= _RESTLESS * self._cores
-
-    def _judge(self) -> bool:
-        """Choose; whether that is settled."""
-        rounds, enough = self.judged(), len(self.rounds) >= _LEAST_ROUNDS
-        tolerance = self._tolerance()
-        if self.quiet or not self._is_restless():
-            self.chosen = int(choose(rounds, self._standing, tolerance))
-        else:
-            self.chosen = self._in_company(rounds)
-        self.sureness = sureness(rounds, self.chosen, self._standing, tolerance) if enough else 0.0
-        self.settled = len(self.counts) == 1 or (self.quiet and self.sureness >= SURE)
-        return self.settled
-
-    def _tolerance(self) -> float:
-        """By how much a smaller count may be slower: also by what more workers take from others by being more."""
-        return TOLERANCE + (self.company() / self._cores if self.quiet and not self._idle else 0.0)
-
-    def company(self) -> float:
-        """How many CPUs others kept busy in the rounds that count."""
-        return median(self.others[number] for number in self._judged())
-
-    def _in_company(self, rounds: list[dict[float, float]]) -> int:
-        """What to choose while others are at work: the usual count, unless items wait and another is beyond doubt.
-
-        Work that needs the CPUs is done the faster the more of them it takes from others: that is nothing to aim at.
-        """
-        usual = self._standing if self._standing in self.counts else None
-        usual = usual or max((count for count in self.counts if count <= self._usual), default=self.counts[0])
-        found = levels(rounds)
-        if not self._idle or max(found.values()) <= _FAR * found[usual]:
-            return usual
-        return int(choose(rounds))
-
-    def curve(self) -> tuple[Point, ...]:
-        """Each count with what was measured of it."""
-        points = []
-        for count in self.counts:
-            values = [one[count] for one in self.judged() if count in one]
-            values = values or [one[count] for one in self.rounds if count in one]
-            points.append(Point(count, median(values), min(values), max(values), len(values)))
-        return tuple(points)
-
-
-def ladder(past: int, most: int) -> Iterator[int]:
-    """Counts to try, up to `most`: 1, 2, 3, 4, 6, 8, 12, 16, … to `past` the cores, and beyond 1, 2, 4, 8, … only."""
-    powers = {1 << exponent for exponent in range(most.bit_length())}
-    between = {3 << exponent for exponent in range(past.bit_length())}
-    near = {one for one in (*between, past) if 0 < one <= min(past, most)}
-    yield from sorted({*powers, *near, most})
-
-
-def _is_distinct(sample: Sample, size: float, standing: float) -> bool:
-    """Whether the sample is large enough for spans of that size to be others than those that stand."""
-    if size == standing:
-        return True
-    spans = [list(region.spans(seconds)) for seconds in (size, standing) for region in sample.regions]
-    half = len(spans) // 2
-    return spans[:half] != spans[half:]
+def _profile(name: str, lane: str, sweep: Sweep, sample: Sample, span_seconds: float, memory: int | None) -> Profile:
+    """What is kept of it all."""
+    curve = sweep.curve()
+    return Profile(
+        name,
+        lane,
+        sweep.chosen,
+        sweep.sureness,
+        span_seconds,
+        memory,
+        curve,
+        fit({point.workers: point.throughput for point in curve}),
+        sample.cpu,
+        sample.wait,
+        sample.growth,
+        datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
 
 
 def _items(group: PlannedGroup) -> int:

@@ -51,7 +51,7 @@ LAYERS = [
     {"worker", "renderer", "scan", "survey", "seats", "lanes", "crew", "comparison", "planning"}
     | {"dispatch", "attempts", "watchdog", "generation", "contents", "inflight", "supply", "trials"},
     {"progress", "eventlog", "observers", "table", "charts"},
-    {"batch", "abatch", "upkeep", "ahead", "subscription", "benchmark", "measuring", "sampling", "tuning"},
+    {"batch", "abatch", "upkeep", "ahead", "subscription", "benchmark", "measuring", "sampling", "tuning", "sweep"},
     {"cli", "__main__"},
 ]
 """Modules by layer, from the bottom; `sources` is a package that counts as one."""

@@ -29,8 +29,9 @@ from chora_mp.records import Input, Span
 from chora_mp.scaling import Scaling
 from chora_mp.sizing import Sizing, Term, optimal_workers
 from chora_mp.state import held
+from chora_mp.sweep import Sweep, ladder
 from chora_mp.trials import Piece, Region, Rotation, Sample, Trial
-from chora_mp.tuning import Tuning, _Sweep, ladder
+from chora_mp.tuning import Tuning
 from chora_mp.upkeep import profile_of
 
 if TYPE_CHECKING:
@@ -482,18 +483,21 @@ def test_a_ladder_goes_up(past: int, most: int) -> None:
     assert all(following <= 2 * count for count, following in pairwise(counts))
 
 
-class FakeTuner:
-    """Stands in for a tuning whose budget never ends."""
+class FakePace:
+    """Stands in for a tuning whose budget never ends; or, where it is `short`, has no time for all counts again."""
 
     most_rounds, trial_seconds = 12, 0.0
 
-    def has(self, *_: Any) -> bool:
-        """As a tuner with time left."""
-        return True
+    def __init__(self, short: bool) -> None:
+        self.short = short
 
-    def is_over(self, *_: Any) -> bool:
-        """As a tuner with time left."""
-        return False
+    def has(self, seconds: float, *_: Any) -> bool:
+        """Whether there is time left."""
+        return not self.short or seconds < 5
+
+    def is_over(self, share: float = 1.0) -> bool:
+        """Whether so much of the time is used up."""
+        return self.short and share < 0.7
 
     def check(self) -> None:
         """Nobody interrupts."""
@@ -502,16 +506,16 @@ class FakeTuner:
         """Nobody listens."""
 
 
-def swept(truth: Callable[[int], float], seed: int, *, noise: float, others: float = 0.0, **more: Any) -> _Sweep:
+def swept(truth: Callable[[int], float], seed: int, *, noise: float, others: float = 0.0, **more: Any) -> Sweep:
     """A sweep on 2 cores over a machine that is as fast as `truth` says, with moods and noise."""
     draw = random.Random(seed)
-    options = {"standing": None, "usual": 2, "cores": 2.0, "idle": False, **more}
+    options = {"standing": None, "usual": 2, "cores": 2.0, "idle": False, "short": False, **more}
 
     def measure(workers: int, *_: float) -> Trial:
         return Trial(truth(workers) * draw.gauss(1, noise), others, 1.0)
 
-    tuner: Any = FakeTuner()
-    sweep = _Sweep(tuner, measure, options["standing"], options["usual"], options["cores"], idle=options["idle"])
+    pace: Any = FakePace(options["short"])
+    sweep = Sweep(pace, measure, options["standing"], options["usual"], options["cores"], idle=options["idle"])
     sweep.run(1000, waits=False)
     return sweep
 
@@ -530,7 +534,10 @@ def test_sweeps_in_company() -> None:
     busy = swept(lambda n: 100.0 * n / (n + 1), 3, noise=0.02, others=1.0)
     assert (2, False, False) == (busy.chosen, busy.quiet, busy.settled)
     assert 4 == swept(lambda n: 100.0 * n / (n + 1), 3, noise=0.02, others=1.0, standing=4).chosen
-    assert 16 <= swept(lambda n: 10.0 * min(n, 20), 3, noise=0.02, others=1.0, idle=True).chosen
+    for short in (False, True):
+        waits = swept(lambda n: 10.0 * min(n, 20), 3, noise=0.02, others=1.0, idle=True, short=short)
+        assert 16 <= waits.chosen
+        assert waits.counts == [point.workers for point in waits.curve()]
 
 
 def test_the_formula_with_a_profile() -> None:
