@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -16,9 +17,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 
 from chora_mp.errors import ChoraError, JobError
-from chora_mp.figures import Approach, Benchmark, Facts, Pace, Run, approach_name, orders, sample_size, worker_counts
+from chora_mp.figures import (
+    FORMAT,
+    Approach,
+    Benchmark,
+    Facts,
+    Pace,
+    Run,
+    Spread,
+    approach_name,
+    least_sample,
+    most_workers,
+    orders,
+    sample_size,
+    with_whole,
+    worker_counts,
+)
 from chora_mp.machine import Machine
-from chora_mp.measuring import Measured, Task, measure
+from chora_mp.measuring import Measured, RunError, Task, measure
 from chora_mp.sampling import Kept, is_lines, sample
 from chora_mp.version import __version__
 
@@ -37,6 +53,11 @@ _BLOCK = 4096  # bytes that the smallest document takes on a disk
 _WAITING = {"threads", "asyncio"}
 _PAID = "code_generation"
 _TRIES = 50
+_PATIENCE = 4  # times what a run was expected to take: beyond that, and what an item may take, it hangs
+_SLACK = 10.0  # seconds that any run may take longer, however busy the machine
+_NAMING = 4  # of a budget's parts, what one item may take in the run that is to tell which one hangs
+_PART = 4  # of a sample's records, one in so many for the runs that tell what starting takes
+_MOST_OF_A_SAMPLE = 0.6  # more than that are not few
 
 
 class Step(NamedTuple):
@@ -109,6 +130,28 @@ def load_benchmark(path: str, job: str) -> Benchmark:
         raise JobError([f"{path}: {what}; name a file that bench --save has written"]) from None
 
 
+def check_savable(path: str, job: Job) -> None:
+    """Know before anything is measured that a benchmark may be saved there.
+
+    Raises `JobError` for the job file, its source, and whatever else no benchmark was saved to.
+    """
+    own = [("the job file", job.file), ("its source", job.source.path if job.source else None)]
+    for what, file in own:
+        if file is not None and os.path.exists(path) and os.path.exists(file) and os.path.samefile(path, file):
+            raise JobError([f"--save {path}: is {what}; name another file"])
+    if os.path.isfile(path) and os.path.getsize(path) and not _is_saved(path):
+        raise JobError([f"--save {path}: is no saved benchmark, and stays as it is; name another file"])
+
+
+def _is_saved(path: str) -> bool:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("format") == FORMAT
+
+
 def _refuse_paid(job: Job, generators: set[str]) -> None:
     """Raises `JobError` for what asks services that count, and maybe bill, every request."""
     reasons = [f"the generator {name} asks a service for every item" for name in generators & {_PAID}]
@@ -137,11 +180,22 @@ class _Teller:
 
 
 class _Load(NamedTuple):
-    """What every run renders: the job with its source, a `shard` of it or all, and how many records that is."""
+    """What every run renders: the job with its source, a `shard` of it or all, and how many records that is.
+
+    `sampled`: the source is a sample of the job's own.
+    """
 
     job: Job
     records: int
     shard: tuple[int, int] | None = None
+    sampled: bool = False
+
+    def placeless(self, text: str) -> str:
+        """A message without lines of the source: those of a sample are not the source's."""
+        source = self.job.source
+        if source is None or not self.sampled:
+            return text
+        return re.sub(rf"{re.escape(source.name)}:\d+(:\d+)?", source.name, text)
 
 
 class _Bench:
@@ -164,7 +218,8 @@ class _Bench:
         self._folder = stack.enter_context(_scratch(tempfile.gettempdir()))
         self._documents = stack.enter_context(_scratch(self._place))
         self._samples = 0
-        self._start_s = 0.0
+        self._generators: tuple[str, ...] = ()  # of content configs
+        self._known: tuple[int, float] | None = None  # records of a run, and seconds that it took in one process
         self._began = time.monotonic()
 
     def result(self) -> Benchmark:
@@ -174,13 +229,52 @@ class _Bench:
         if not self._kept.total:
             raise ChoraError(f"{self._source.name}: holds no record; there is nothing to measure")
         self._tell("trying a few items")
-        sizing = self._once(self._of(_PROBES[0]), "auto").answer["sizing"]
+        sizing = self._tried()
         waiting = bool(sizing.get("at_once")) or any(term["detail"] in _WAITING for term in sizing["terms"])
         asked = None if self._job.workers == "auto" else self._job.workers
-        counts = self._counts(sizing["workers"], asked, waiting=waiting)
+        auto, tuned = self._auto(sizing["workers"])
+        counts = self._counts(auto, asked, waiting=waiting, tuned=tuned)
         load = self._load(counts, waiting=waiting)
-        facts = self._facts(load, sizing["workers"], asked, waiting=waiting)
-        return Benchmark(self._job.name, facts, self._measured(load, counts, waiting=waiting))
+        facts = self._facts(load, auto, asked, waiting=waiting)
+        found = Benchmark(self._job.name, replace(facts, tuned=tuned), self._measured(load, counts, waiting=waiting))
+        return found if load.records >= self._kept.total else self._estimated(found)
+
+    def _tried(self) -> dict[str, Any]:
+        """The sizing of the job, from a run of a few of its items by workers, who may die of them."""
+        load = self._of(_PROBES[0])
+        found = self._once(load, "auto")
+        if found.answer["deadly"]:
+            raise self._deadly(load, found.answer["deadly"][0])
+        sizing: dict[str, Any] = found.answer["sizing"]
+        self._known = load.records, found.seconds * min(sizing["workers"], load.records)
+        return sizing
+
+    def _auto(self, formula: int) -> tuple[int, bool]:
+        """The workers that `workers: auto` takes at most (0: that depends), and whether `tune` has measured it."""
+        from chora_mp.batch import size_of  # noqa: PLC0415  (brings all that renders along)
+        from chora_mp.upkeep import profiles_of, used_of  # noqa: PLC0415
+
+        profiles = profiles_of(self._job, self._machine)
+        if profiles and len(self._generators) > 1:  # each may have a profile of its own
+            return 0, False
+        profile = used_of(self._job, profiles)
+        if profile is None:
+            return formula, False
+        job = self._job.replace(workers="auto")
+        limits = job.limits_of(profile.generator)
+        return size_of(job, self._machine, limits, profile.lane, profile=profile).workers, True
+
+    def _estimated(self, found: Benchmark) -> Benchmark:
+        """A sample's benchmark with what the whole would take, from shorter runs of the approach to use."""
+        few = self._of(max(_PROBES[0], found.facts.records // _PART))
+        if few.records > _MOST_OF_A_SAMPLE * found.facts.records:
+            return found
+        self._tell(f"what starting takes: {found.name(found.best)}")
+        try:
+            runs = [self._once(few, found.best.workers).seconds for _ in range(self._wanted.rounds)]
+        except ChoraError:  # the benchmark itself stands
+            return found
+        return with_whole(found, few.records, Spread.of(runs))
 
     # -- what there is
 
@@ -190,16 +284,26 @@ class _Bench:
             return Kept(**self._measure(Task("keep", self._job, self._path("records"))).answer)
         found = self._measure(Task("plan", self._into("plan"), self._path("plan"))).answer
         self._clear("plan")
+        self._generators = tuple(found["generators"])
         if not self._wanted.paid:
-            _refuse_paid(self._job, set(found["generators"]))
+            _refuse_paid(self._job, {*self._generators})
         return Kept("", found["total"], 1.0, 0.0)
 
-    def _counts(self, auto: int, asked: int | None, *, waiting: bool) -> tuple[int, ...]:
+    def _counts(self, auto: int, asked: int | None, *, waiting: bool, tuned: bool) -> tuple[int, ...]:
         if self._wanted.workers is not None:
-            return tuple(sorted({*self._wanted.workers} - {0}))
+            return self._sane(tuple(sorted({*self._wanted.workers} - {0})), auto, asked, waiting=waiting)
         if self._wanted.like is not None:
             return tuple(one.workers for one in self._wanted.like.approaches if one.workers)
-        return worker_counts(self._machine.cpus, auto, asked, waiting=waiting)
+        usual = worker_counts(self._machine.cpus, auto, asked, waiting=waiting)
+        return tuple(sorted({*usual, auto})) if tuned else usual
+
+    def _sane(self, counts: tuple[int, ...], *own: int | None, waiting: bool) -> tuple[int, ...]:
+        """The counts. Raises `JobError` where one is so large that it can only harm."""
+        most = most_workers(self._machine.cpus, *own, waiting=waiting)
+        if counts and counts[-1] > most:
+            what = "items at a time" if waiting else f"workers on {self._machine.cpus:.4g} cpus"
+            raise JobError([f"--jobs: {counts[-1]:,} are too many {what}; name at most {most:,}"])
+        return counts
 
     def _of(self, records: int) -> _Load:
         """So many of the records, or nearly so."""
@@ -211,7 +315,7 @@ class _Bench:
             return _Load(self._job, round(total / parts), (1, parts))
         self._samples += 1
         source, count = sample(self._source, self._kept, records, self._path(f"sample-{self._samples}"))
-        return _Load(self._job.replace(source=source), count)
+        return _Load(self._job.replace(source=source), count, sampled=True)
 
     # -- how much of it
 
@@ -225,7 +329,8 @@ class _Bench:
         cpus = max(counts, default=1) if waiting else self._machine.cpus
         budget = self._wanted.budget
         left = max(budget / 2, budget - (time.monotonic() - self._began))
-        records = sample_size(total, pace, counts, cpus, self._wanted.rounds, left)
+        least = least_sample(counts, waiting=waiting)
+        records = sample_size(total, pace, counts, cpus, self._wanted.rounds, left, least)
         if like is not None:
             records = total if like.facts.records == like.facts.total else like.facts.records
         self._room_for(last, records)
@@ -234,15 +339,12 @@ class _Bench:
     def _pace(self) -> tuple[Pace, Measured]:
         """How long items take, from runs of more and more of them, and the last of these runs."""
         runs: list[tuple[int, float]] = []
-        alone: list[tuple[int, float]] = []
         for records in _PROBES:
             load, started = self._of(records), time.monotonic()
             last = self._once(load, 0)
             runs.append((load.records, time.monotonic() - started))  # with what measuring takes
-            alone.append((load.records, last.seconds))
             if load.records == self._kept.total or last.seconds > min(_LONG_ENOUGH, self._wanted.budget / 10):
                 break
-        self._start_s = Pace.of(alone).fixed
         return Pace.of(runs), last
 
     def _room_for(self, run: Measured, records: int) -> None:
@@ -277,19 +379,62 @@ class _Bench:
                 raise
             return replace(approach, error=" ".join(str(error).split("\n")))
         if not run.successful:
-            raise ChoraError(f"{self._job.name}: not one of {run.failed:,} items was rendered; {run.complaint}")
+            complaint = load.placeless(run.complaint or "")
+            raise ChoraError(f"{self._job.name}: not one of {run.failed:,} items was rendered; {complaint}")
         return replace(approach, runs=(*approach.runs, run))
 
     def _once(self, load: _Load, workers: int | str) -> Measured:
-        """One run; its documents are removed."""
-        job = load.job.replace(workers=workers, output=replace(self._output, dir=self._folder_of("out")))
+        """One run, which is ended where it hangs; its documents are removed.
+
+        Raises `ChoraError`, which names the item where an item has made the run come to a bad end.
+        """
         try:
-            return self._measure(Task("render", job, self._path("run"), load.shard))
+            found = self._rendered(load.job.replace(workers=workers), load, self._limit(load, workers))
+        except RunError as error:
+            raise self._explained(load, error) if workers in (0, "auto") else error from None
+        except ChoraError as error:
+            raise ChoraError(load.placeless(str(error))) from None
+        if workers == 0:
+            self._known = load.records, found.seconds
+        return found
+
+    def _rendered(self, job: Job, load: _Load, limit: float) -> Measured:
+        job = job.replace(output=replace(self._output, dir=self._folder_of("out")))
+        try:
+            return self._measure(Task("render", job, self._path("run"), load.shard), limit)
         finally:
             self._clear("out")
 
-    def _measure(self, task: Task) -> Measured:
-        return measure(task, self._interrupted)
+    def _limit(self, load: _Load, workers: int | str) -> float:
+        """Seconds after which a run hangs, as far as anybody can tell."""
+        budget, timeout = self._wanted.budget, self._job.limits_of(self._job.generator or "").timeout
+        records, seconds = self._known or (load.records, budget / _PATIENCE)
+        item = min(timeout or budget, budget) if self._known else 0.0
+        starting = workers if isinstance(workers, int) else 0  # a second for each is plenty
+        return _PATIENCE * seconds * max(1.0, load.records / records) + item + _SLACK + starting
+
+    def _explained(self, load: _Load, error: RunError) -> ChoraError:
+        """Why a run came to a bad end: workers are given the same items, and tell which one it was, if it is one."""
+        limits = self._job.limits
+        budget = self._wanted.budget
+        timeout = min(limits.timeout or budget, max(1.0, budget / _NAMING))
+        errors = replace(self._job.errors, retries=0)
+        job = load.job.replace(workers="auto", errors=errors, limits=replace(limits, timeout=timeout))
+        self._tell("looking for the item that ended a run")
+        with contextlib.suppress(ChoraError):
+            if found := self._rendered(job, load, budget + _SLACK).answer["deadly"]:
+                return self._deadly(load, found[0])
+        what = "an item, or a plug-in, never ends, or ends the process that it is in"
+        told = f"{what}, or --budget is too short; 'chora-mp render' names each such item"
+        return ChoraError(f"{self._job.name}: {error}; {told}")
+
+    def _deadly(self, load: _Load, item: dict[str, Any]) -> ChoraError:
+        what = f"{load.placeless(item['key'])}: {item['error']['type']}: {item['error']['message']}"
+        told = "the sequential run is one process, which would not survive it; mend the item, or leave it out"
+        return ChoraError(f"{self._job.name}: {what}; {told} ('chora-mp render' names each such item)")
+
+    def _measure(self, task: Task, limit: float | None = None) -> Measured:
+        return measure(task, self._interrupted, limit)
 
     # -- folders
 
@@ -317,7 +462,7 @@ class _Bench:
         machine, read_s = self._machine, self._kept.seconds if left_out else None
         return Facts(
             *versions, machine.cpus, machine.memory, self._where(), load.records, self._kept.total,
-            self._wanted.rounds, auto, asked, waiting, read_s, self._start_s, tuple(about),
+            self._wanted.rounds, auto, asked, waiting, read_s, about=tuple(about),
         )  # fmt: skip
 
     def _where(self) -> str:

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from chora_mp.tuning import Tuning
 
 LAW = "X(N) = λN / (1 + σ(N-1) + κN(N-1))"
-_BAR = 24  # characters of the longest
-_NARROW = 78  # columns; what has fewer gets the count, its throughput and the bar
+_BAR, _LEAST_BAR = 24, 4  # characters of the longest bar
+_GAP = 2  # between columns
 _MARK = "<- best"
-_ALL, _TAKEN = slice(None), (20, 62)  # columns of the table, and what they take: two of them, and all
+_LITTLE = 0.001  # of an item's time: not worth a figure
 _STEPS = 120  # of the law's curve, as it is drawn
 
 
 def curve_lines(found: Tuning) -> Iterator[str]:
     """The curve in plain, aligned lines."""
-    marks = ("", *(_MARK if point is found.profile.best else "" for point in found.profile.curve))
+    marks = ("", *(_MARK if _is_best(found, point) else "" for point in found.profile.curve))
     cells = (_header(found), *(_row(found, point) for point in found.profile.curve))
     rows = [(*row, mark) for row, mark in zip(cells, marks, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -38,16 +38,16 @@ def print_curve(found: Tuning, stream: IO[str]) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     console = Console(file=stream)
-    shown = _ALL if console.width >= _NARROW else slice(2)
+    shown, taken = _fitting(found, console.width)
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     for name in _header(found)[shown]:
         drawn.add_column(name, justify="right", no_wrap=True)
     drawn.add_column("", no_wrap=True)
-    longest = max(4, min(_BAR, console.width - len(_MARK) - 1 - _TAKEN[shown is _ALL]))
+    longest = max(_LEAST_BAR, min(_BAR, console.width - len(_MARK) - 1 - taken))
     most = max(point.throughput for point in found.profile.curve)
     block = "#" if console.options.ascii_only else "█"
     for point in found.profile.curve:
-        best = point is found.profile.best
+        best = _is_best(found, point)
         bar = Text(block * max(1, round(longest * point.throughput / most)), style="green" if best else "cyan")
         bar.append(f" {_MARK}" if best else "")
         drawn.add_row(*_row(found, point)[shown], bar, style="bold" if best else "")
@@ -56,7 +56,21 @@ def print_curve(found: Tuning, stream: IO[str]) -> None:
 
 def _header(found: Tuning) -> tuple[str, ...]:
     unit = "AT A TIME" if found.sizing.at_once else "WORKERS"
-    return unit, "ITEMS/S", "LEAST–MOST", "SPEED-UP", "EFFICIENCY", "BY THE LAW"
+    return unit, "ITEMS/S", "LEAST–MOST", "SPEED-UP", "EFFICIENCY", "LAW"
+
+
+def _fitting(found: Tuning, width: int) -> tuple[slice, int]:
+    """As many of the columns as there is room for beside a bar and the mark, but two, and what they take."""
+    rows = (_header(found), *(_row(found, point) for point in found.profile.curve))
+    widths = [max(map(len, column)) + _GAP for column in zip(*rows, strict=True)]
+    room = width - _LEAST_BAR - 1 - len(_MARK)
+    fitting = next((many for many in range(len(widths), 2, -1) if sum(widths[:many]) <= room), 2)
+    return slice(fitting), sum(widths[:fitting])
+
+
+def _is_best(found: Tuning, point: Point) -> bool:
+    """Whether it is the answer; where nothing could be told none is."""
+    return found.kept and point is found.profile.best
 
 
 def _row(found: Tuning, point: Point) -> tuple[str, ...]:
@@ -74,12 +88,12 @@ def _row(found: Tuning, point: Point) -> tuple[str, ...]:
 
 def tuning_lines(found: Tuning) -> Iterator[str]:
     """What was found, in sentences."""
-    profile, scaling, best = found.profile, found.profile.scaling, found.profile.best
-    unit = count(profile.workers, "item at a time" if found.sizing.at_once else "worker")
-    unit = unit.replace("item at a times", "items at a time")
-    times = best.throughput / profile.curve[0].throughput * profile.curve[0].workers
-    yield f"{found.job}: {unit}: {figure(best.throughput)} items/s, {times:.2f} times one; {profile.sureness:.0%} sure"
-    told = f"{count(found.rounds, 'round')} in {duration(found.seconds)}, figures of one count {found.spread:.0%} apart"
+    profile, scaling = found.profile, found.profile.scaling
+    if found.doubt:
+        yield found.doubt
+    yield _answer(found) if found.kept else _no_answer(found)
+    apart = "unknown" if found.spread is None else f"{found.spread:.0%}"
+    told = f"{count(found.rounds, 'round')} in {duration(found.seconds)}, figures of one count {apart} apart"
     yield f"measured on {found.machine}, {profile.generator} on {profile.lane}: {told}"
     knee = "it never falls" if scaling.knee is None else f"beyond {scaling.knee:.3g} it falls"
     yield (
@@ -87,8 +101,10 @@ def tuning_lines(found: Tuning) -> Iterator[str]:
         f"κ = {scaling.kappa:.3g} (coherency); {knee}; {scaling.error:.0%} off"
     )
     memory = "" if profile.memory is None else f"; with some to spare, each needs {bytes_of(profile.memory)}"
-    alone = f"{_milliseconds(profile.cpu)} of CPU, {_milliseconds(profile.wait)} of waiting"
-    yield f"an item alone: {alone}, leaves {bytes_of(round(profile.growth))} behind{memory}"
+    waits = profile.wait >= max(1e-6, _LITTLE * profile.cpu)
+    waiting = f"{_milliseconds(profile.wait)} of waiting" if waits else "no waiting"
+    behind = f", leaves {bytes_of(round(profile.growth))} behind" if profile.growth >= 1000 else ""
+    yield f"an item alone: {_milliseconds(profile.cpu)} of CPU, {waiting}{behind}{memory}"
     if not found.sizing.at_once:
         yield f"work is handed out {profile.span_seconds * 1000:g} ms at a time"
     term = next((term.detail for term in found.sizing.terms if term.name == found.sizing.binds), "")
@@ -96,6 +112,26 @@ def tuning_lines(found: Tuning) -> Iterator[str]:
     if found.failed:
         yield f"{found.failed:,} of {count(found.sampled, 'item')} in the sample failed, such as {found.failure}"
     yield from found.advice
+
+
+def _at_work(found: Tuning, workers: int) -> str:
+    if not found.sizing.at_once:
+        return count(workers, "worker")
+    return f"{workers:,} item{'' if workers == 1 else 's'} at a time"
+
+
+def _answer(found: Tuning) -> str:
+    profile, best, alone = found.profile, found.profile.best, found.profile.curve[0]
+    times = best.throughput / alone.throughput * alone.workers
+    unit, sure = _at_work(found, profile.workers), f"{profile.sureness:.0%} sure"
+    return f"{found.job}: {unit}: {figure(best.throughput)} items/s, {times:.2f} times one; {sure}"
+
+
+def _no_answer(found: Tuning) -> str:
+    """That nothing could be told, and what counts instead."""
+    earlier = any(term.name == "tuned" for term in found.sizing.terms)
+    by = "an earlier profile" if earlier else "the formula"
+    return f"{found.job}: nothing could be told; it stays at {_at_work(found, found.sizing.workers)}, by {by}"
 
 
 def figure(value: float) -> str:
@@ -120,6 +156,16 @@ def require_plots() -> None:
         raise ImportError("plotly")
 
 
+def is_page(path: str) -> bool:
+    """Whether a file is an HTML page, or empty. Raises nothing: what cannot be read is none."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512).lstrip().lower()
+    except OSError:
+        return False
+    return not start or start.startswith((b"<!doctype html", b"<html"))
+
+
 def page(found: Tuning, clean: Callable[[str], str] = str) -> str:
     """An HTML page with the curve, to be looked at without a network. Raises `ImportError` without `plots`."""
     from importlib import import_module  # noqa: PLC0415
@@ -127,7 +173,8 @@ def page(found: Tuning, clean: Callable[[str], str] = str) -> str:
     plots: Any = import_module("plotly.graph_objects")  # half a second, for those who want it
     profile, unit = found.profile, _header(found)[0].lower()
     drawn = plots.Figure([_law(found, plots), _points(found, plots)])
-    drawn.add_vline(profile.workers, line={"dash": "dot"}, annotation_text=f"best: {profile.workers:,}")
+    if found.kept:
+        drawn.add_vline(profile.workers, line={"dash": "dot"}, annotation_text=f"best: {profile.workers:,}")
     knee = profile.scaling.knee
     if knee is not None and knee <= _reach(found):
         drawn.add_vline(knee, line={"dash": "dash", "width": 1}, annotation_text=f"knee: {knee:.3g}")

@@ -82,7 +82,16 @@ def _numbers(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
         raise ValueError(f"{text!r} is no list of numbers; write 1,2,4")
+    if not any(map(int, parts)):
+        raise ValueError("0 is the sequential run, which is measured anyway; name numbers of workers, such as 1,2,4")
     return tuple(int(part) for part in parts)
+
+
+def _budget(value: object) -> float:
+    seconds = units.seconds(value)
+    if seconds < 1:
+        raise ValueError(f"{seconds:g} s is too short for anything to be measured; 1 s at least")
+    return seconds
 
 
 def _percent(text: str) -> float:
@@ -253,30 +262,36 @@ def _dry_run(
 @click.option("--max-workers", type=click.IntRange(min=1), help="Suppose no more workers than this are allowed.")
 def size(job: str | None, as_json: bool, **what_if: Any) -> None:
     """Show how many workers fit, every term of the formula, and which of them binds."""
-    sizing, profile = _what_if(job, what_if)
+    sizing, profile, others = _what_if(job, what_if)
     if as_json:
         _say(json.dumps({**sizing.as_dict(), **({"profile": profile.as_dict()} if profile else {})}))
         return
     _print_sizing(sizing)
-    if job is not None and profile is None and what_if["cores"] is None:
+    for one in others:
+        _say(f"tuned besides: {one.generator} on {one.lane}, {one.workers:,}, for where it is rendered there")
+    if job is not None and profile is None and not others and what_if["cores"] is None:
         _say(f"no profile for these templates and this machine; '{PROGRAM} tune {job}' makes one")
 
 
 @cli.command()
 @_JOB
-@_OUTPUT_DIR
-@click.option("--lane", type=click.Choice(LANES[1:]), help="Measure items there, whatever their generators say.")
+@click.option(
+    "-o", "--output-dir", type=click.Path(), help="Write there, and keep the profile there: for runs that have it, too."
+)
+@click.option("--lane", type=click.Choice(LANES[1:]), help="Measure items there; it counts for runs on that lane.")
 @click.option("--generator", metavar="NAME", help="Measure this one.  [default: the one with the most items]")
 @click.option(
     "--budget",
     metavar="SECONDS",
     default="60",
     show_default=True,
-    help="Measure for about so long at most; it ends sooner when the answer is settled.",
-    **_DURATION,
+    help="Measure for about so long, besides planning and clearing up; less where the answer is settled sooner.",
+    **_measure(_budget),
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=12, show_default=True, help="So many rounds at most.")
-@click.option("--max-workers", type=click.IntRange(min=1), help="Try no more workers than this.")
+@click.option(
+    "--max-workers", type=click.IntRange(min=1), help="Try no more workers than this; other runs may have more."
+)
 @click.option("--yes", "paid", is_flag=True, help="Also measure what may cost money: each item is made many times.")
 @click.option("--plot", metavar="FILE.html", help="Write the curve to a page to look at (needs the extra 'plots').")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -304,28 +319,32 @@ def tune(
     interrupted.
     """
     checked = _job_into(job, output_dir, lane=lane)
-    _check_writable(plot, "--plot")
     if plot is not None:
-        _require_plots()
+        _check_plot(plot)
     from chora_mp.tuning import tune as tune_job  # noqa: PLC0415
 
     with _watching(progress, quiet or as_json) as observers, _Signals(inline=False) as signals:
         found = tune_job(checked, observers=observers, interrupted=signals.received, **wanted)
-    if plot is not None:
-        from chora_mp.charts import page  # noqa: PLC0415
-
-        _write(plot, page(found, lambda text: text.translate(_CONTROLS)))
     if as_json:
         _say(json.dumps(found.as_dict()))
     elif quiet:
         _say(str(found.workers))
     else:
         _print_tuning(found)
+    if plot is not None:
+        from chora_mp.charts import page  # noqa: PLC0415
+
+        _flush()  # what was measured is told, whatever becomes of the page
+        _write(plot, page(found, lambda text: text.translate(_CONTROLS)))
 
 
-def _require_plots() -> None:
-    from chora_mp.charts import require_plots  # noqa: PLC0415
+def _check_plot(target: str) -> None:
+    """Know before anything is measured that a page can be drawn, and that its place holds nothing else."""
+    from chora_mp.charts import is_page, require_plots  # noqa: PLC0415
 
+    _check_writable(target, "--plot")
+    if os.path.isfile(target) and not is_page(target):
+        raise JobError([f"--plot {target}: is there and is no HTML page; name another file, or remove that one"])
     try:
         require_plots()
     except ImportError:
@@ -438,12 +457,15 @@ def bench(
 ) -> None:
     """Measure JOB, or a sample of it, in one process and by more and more workers, and tell which to use.
 
-    Exits with 0 if all is well, 1 if --compare finds that something has become worse, 2 if nothing can be measured.
+    Exits with 0 if all is well, 1 if --compare finds that something has become worse, 2 if nothing can be measured,
+    130 if interrupted.
     """
     checked = _job_into(job, None)
     _check_writable(save, "--save")
-    from chora_mp.benchmark import Wanted, benchmark, load_benchmark  # noqa: PLC0415
+    from chora_mp.benchmark import Wanted, benchmark, check_savable, load_benchmark  # noqa: PLC0415
 
+    if save is not None:
+        check_savable(save, checked)
     like = None if compare is None else load_benchmark(compare, checked.name)
     with _stepping(checked.name, quiet) as told, _Signals(inline=False) as signals:
         found = benchmark(checked, Wanted(**wanted, like=like), told=told, interrupted=signals.received)
@@ -631,6 +653,8 @@ def _job(path: str, options: dict[str, Any]) -> Job:
 
     from chora_mp.job import Job  # noqa: PLC0415
 
+    if options["output_dir"] == "":
+        raise JobError(["-o: names no folder; leave it out for the job's own"])
     job = Job.load(path, require=("source", "output"))
     _begin_work()
     changes: dict[str, Any] = {"context": {**job.context, **dict(options["defines"])}}
@@ -737,9 +761,11 @@ def _check_writable(target: str | None, option: str = "--summary") -> None:
     """Know before the work, not after it, that its result has no place."""
     if target is None or target == "-":
         return
-    place = target if os.path.exists(target) else os.path.dirname(target) or "."
-    if os.path.isdir(target) or not os.access(place, os.W_OK):
-        raise JobError([f"{option} {target}: cannot be written; name a file in a folder that is there"])
+    folder = os.path.dirname(target) or "."
+    is_there = os.path.exists(target)
+    sound = bool(target) and not os.path.isdir(target) and os.path.isdir(folder)
+    if not sound or not os.access(target if is_there else folder, os.W_OK):
+        raise JobError([f"{option} {target or repr(target)}: cannot be written; name a file in a folder that is there"])
 
 
 def _report(result: BatchResult, job: Job, target: str | None, *, quiet: bool, only_json: bool) -> None:
@@ -767,36 +793,64 @@ def _hand_in(target: str | None, content: dict[str, Any]) -> None:
 def _write(target: str, text: str) -> None:
     """Write a file, whole or not at all; what is no regular file (a pipe, /dev/null) is never replaced."""
     whole = os.path.isfile(target) or not os.path.exists(target)
+    place = f"{os.path.realpath(target)}.{os.getpid()}.new" if whole else target
     try:
-        with click.open_file(target, "w", encoding="utf-8", atomic=whole) as file:
+        with open(place, "w", encoding="utf-8") as file:
             file.write(text)
+        if whole:
+            _take_place(place, os.path.realpath(target))
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}") from None
+    finally:
+        if whole:
+            with contextlib.suppress(OSError):
+                os.unlink(place)  # which has gone to its place by now, if all is well
 
 
-def _what_if(path: str | None, changes: dict[str, Any]) -> tuple[Sizing, Profile | None]:
-    """The sizing, and what was measured with these templates on this machine, if it counts."""
+def _take_place(new: str, target: str) -> None:
+    """Put a file in the place of another, whose mode it takes."""
+    if os.path.exists(target):
+        os.chmod(new, os.stat(target).st_mode & 0o7777)
+    os.replace(new, target)
+
+
+def _what_if(path: str | None, changes: dict[str, Any]) -> tuple[Sizing, Profile | None, list[Profile]]:
+    """The sizing, the profile that counts, and others that were measured with these templates on this machine."""
     from dataclasses import replace  # noqa: PLC0415
 
     from chora_mp.machine import Machine  # noqa: PLC0415
-    from chora_mp.sizing import CPU_FACTORS, Limits, optimal_workers  # noqa: PLC0415
+    from chora_mp.sizing import Limits, optimal_workers  # noqa: PLC0415
 
-    machine, limits, factor, profile = Machine.here(), Limits(), 1.0, None
+    machine, limits, job = Machine.here(), Limits(), None
+    found: list[Profile] = []
+    profile: Profile | None = None
     if path is not None:
         from chora_mp.job import Job  # noqa: PLC0415
-        from chora_mp.upkeep import profile_of  # noqa: PLC0415
+        from chora_mp.upkeep import profiles_of, used_of  # noqa: PLC0415
 
         job = Job.load(path)
-        limits = job.limits_of(job.generator or "")
-        factor = CPU_FACTORS.get(job.options_of(job.generator or "").lane or "", factor)
-        profile = None if changes["cores"] is not None else profile_of(job, machine)
+        found = profiles_of(job, machine)
+        profile = used_of(job, found) if changes["cores"] is None else None
+        limits = job.limits_of(profile.generator if profile else job.generator or "")
     if changes["cores"] is not None:
         machine = replace(machine, cpus=changes["cores"], cpus_from="--cores")
     if changes["memory"] is not None:
         machine = replace(machine, memory=changes["memory"], memory_from="--memory")
     named = ("memory_per_item", "rate", "latency", "max_workers")
     limits = replace(limits, **{k: changes[k] for k in named if changes[k] is not None})
-    return optimal_workers(machine, limits, cpu_factor=factor, profile=profile), profile
+    if job is None:
+        return optimal_workers(machine, limits), None, []
+    from chora_mp.batch import size_of  # noqa: PLC0415
+
+    sizing = size_of(job.replace(workers="auto"), machine, limits, _lane_of(job, found, profile), profile=profile)
+    return sizing, profile, [] if changes["cores"] is not None else [one for one in found if one != profile]
+
+
+def _lane_of(job: Job, found: list[Profile], profile: Profile | None) -> str:
+    """The lane of a job's generator: as the job says, or as a tuning has found out; else that of most."""
+    name = profile.generator if profile else job.generator or ""
+    own = next((one.own_lane for one in found if one.generator == name), "processes")
+    return job.options_of(name).lane or own
 
 
 def _print_sizing(sizing: Sizing) -> None:

@@ -20,6 +20,10 @@ FORMAT = "chora-mp bench 1"
 """What a saved benchmark begins with."""
 
 _FEWEST = 20  # records in a sample: one for each worker of the widest row
+_TURNS = 10  # items that each of those that wait side by side should have: with few, the last ones wait alone
+_WIDEST = 10  # workers for each CPU: more only take memory
+_MOST_WAITING = 10_000  # as many coroutines as one worker has
+_SURE = 3.0  # times between the least and the most that an item may take: beyond that an estimate tells nothing
 _NEARLY_ALL = 0.8  # a sample of so much of the whole saves nothing worth a doubt
 _ALIKE = 1.02  # less than that no three runs can tell apart
 _RESTLESS = 0.1  # of the CPUs; what an idle desktop takes is less
@@ -99,9 +103,11 @@ class Facts:
     """What the numbers depend on.
 
     `cpus` and `memory` (bytes) as the process may use them; `output`: where documents went. `records` were rendered of
-    `total`; `read_s`: seconds to read the whole source once, where the runs leave that out; `start_s`: what a run takes
-    however few its records. `auto`: the workers that `workers: auto` takes at most; `asked`: what the job itself says,
-    None: auto. `waiting`: workers are items in flight. `about`: what else a reader should know.
+    `total`; `read_s`: seconds to read the whole source once, where the runs leave that out; `start_s`: what a run of
+    the best approach takes however few its records; `whole`: seconds that it would take for all, None: that cannot be
+    told; `few`: the records of the shorter runs from which both are known. `auto`: the workers that `workers: auto`
+    takes at most, 0: that depends; `tuned`: it is what `tune` has found; `asked`: what the job itself says, None: auto.
+    `waiting`: workers are items in flight. `about`: what else a reader should know.
     """
 
     version: str
@@ -120,6 +126,9 @@ class Facts:
     read_s: float | None = None
     start_s: float = 0.0
     about: tuple[str, ...] = ()
+    tuned: bool = False
+    few: int = 0
+    whole: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +197,7 @@ class Benchmark:
         elif one.workers == facts.asked:
             yield "what the job says"
         elif one.workers == facts.auto:
-            yield "most that workers: auto takes"
+            yield "most that workers: auto takes" + (", as tuned" if facts.tuned else "")
         if not facts.waiting and one.workers > facts.cpus:
             yield "more workers than cores"
         if not facts.waiting and one.runs and max(run.opened for run in one.runs) < one.workers:
@@ -236,13 +245,19 @@ class Benchmark:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError("is not what chora-mp bench --save has written")
         try:
-            facts = Facts(**{**data["facts"], "about": tuple(data["facts"]["about"])})
+            facts = _facts(data["facts"])
             found = cls(str(data["job"]), facts, tuple(map(_approach, data["approaches"])))
             if not (found.approaches[0].workers == 0 and found.measured[0] is found.approaches[0]):
-                raise ValueError("has no sequential run")
+                raise ValueError
+            found.as_dict()  # which looks at every figure
             return found
-        except (TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError) as error:
-            raise ValueError(f"is damaged ({type(error).__name__}: {error})") from None
+        except (TypeError, KeyError, AttributeError, IndexError, ValueError, ArithmeticError):
+            raise ValueError("is damaged") from None
+
+
+def _facts(row: Mapping[str, Any]) -> Facts:
+    whole = row.get("whole")
+    return Facts(**{**row, "about": tuple(row["about"]), "whole": Spread(**whole) if whole else None})
 
 
 def _approach(row: Mapping[str, Any]) -> Approach:
@@ -293,14 +308,28 @@ def worker_counts(cpus: float, auto: int, asked: int | None, *, waiting: bool) -
     return tuple(sorted(usual))
 
 
-def sample_size(total: int, pace: Pace, counts: Sequence[int], cpus: float, rounds: int, budget: float) -> int:
+def least_sample(counts: Sequence[int], *, waiting: bool) -> int:
+    """The records with which so many workers can show what they gain, or so many items in flight."""
+    return max(_FEWEST, _TURNS * max(counts, default=0)) if waiting else _FEWEST
+
+
+def most_workers(cpus: float, *own: int | None, waiting: bool) -> int:
+    """The largest number of workers that makes sense to measure, `own` being those that the job would take."""
+    usual = _MOST_WAITING if waiting else max(STEPS[-1], math.floor(_WIDEST * cpus))
+    return max(usual, *(number or 0 for number in own))
+
+
+def sample_size(
+    total: int, pace: Pace, counts: Sequence[int], cpus: float, rounds: int, budget: float, least: int = _FEWEST
+) -> int:
     """How many of `total` records to render so that all runs together take about `budget` seconds.
 
-    The sequential run takes at most `LONGEST` seconds. Workers are taken to bring what they can, and no less.
+    The sequential run takes at most `LONGEST` seconds, or what `least` records take, where the budget goes so far.
+    Workers are taken to bring what they can, and no less.
     """
     shares = [1.0, *(1 / max(1.0, min(count, cpus)) for count in counts)]
     room = budget / rounds - len(shares) * pace.fixed
-    records = min(room / (pace.each * sum(shares)), (LONGEST - pace.fixed) / pace.each)
+    records = min(room / (pace.each * sum(shares)), max((LONGEST - pace.fixed) / pace.each, least))
     if records >= _NEARLY_ALL * total:
         return total
     return min(total, max(_FEWEST, math.floor(records)))
@@ -313,8 +342,31 @@ def orders(approaches: Sequence[int], rounds: int) -> Iterator[tuple[int, int]]:
         yield from ((number + 1, workers) for workers in (*approaches[turn:], *approaches[:turn]))
 
 
+def with_whole(found: Benchmark, few: int, seconds: Spread) -> Benchmark:
+    """The benchmark of a sample with what the whole would take by the best approach.
+
+    Runs of `few` of its records took so many seconds: what a further record takes is the difference, so that the time
+    for starting, whatever that is, counts once. Where noise is as large as the difference, nobody can tell.
+    """
+    facts, times = found.facts, found.best.seconds
+    further, rest = facts.records - few, facts.total - facts.records
+    low, each, high = (
+        difference / further
+        for difference in (times.low - seconds.high, times.median - seconds.median, times.high - seconds.low)
+    )
+    start = min(max(0.0, times.median - max(0.0, each) * facts.records), times.median)
+    whole = None
+    if low > 0 and high < _SURE * low:
+        pairs = ((times.median, each), (times.low, low), (times.high, high))
+        whole = Spread(*(time + one * rest + (facts.read_s or 0.0) for time, one in pairs))
+    return replace(found, facts=replace(facts, start_s=start, few=few, whole=whole))
+
+
 # ---- what has changed --------------------------------------------------------------------------------------
 
+
+_JUDGED = ("speed-up", "items/s", "items/CPU s")
+_ROUNDS_TO_JUDGE = 2
 
 Pair = tuple[Spread, Spread]
 """A figure then and now."""
@@ -336,10 +388,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Two benchmarks of a job compared; `remarks`: how far that can be done."""
+    """Two benchmarks of a job compared, by what was `judged`; `remarks`: how far that can be done."""
 
     approaches: tuple[Change, ...]
     remarks: tuple[str, ...] = ()
+    judged: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -355,8 +408,9 @@ def compare(before: Benchmark, after: Benchmark, threshold: float) -> Changes:
     """What has changed between two benchmarks of one job; `threshold` is a share, 0.05 for 5 %.
 
     Worse is a median that is lower by more than that, where no value of now reaches any of then: noise is not worse.
-    Speed-ups are always judged, items per second (of processor time, too) with the same machine, versions and records
-    only, and those of wall time only if the machine was quiet both times. Raises `ValueError` for different jobs.
+    Nothing is judged unless the machine was quiet both times and there are two rounds or more of both: then speed-ups,
+    and items per second, of processor time, too, with the same machine, versions and records only.
+    Raises `ValueError` for different jobs.
     """
     if before.job != after.job:
         raise ValueError(f"is of another job ({before.job}; this is {after.job})")
@@ -364,12 +418,11 @@ def compare(before: Benchmark, after: Benchmark, threshold: float) -> Changes:
     pairs = [(then[one.workers], one) for one in after.measured if one.workers in then]
     if not any(one.workers for one, _ in pairs):
         raise ValueError("has none of these numbers of workers")
-    differences, noise = list(_differences(before.facts, after.facts)), list(_noise(before, after))
-    judged = {"speed-up"}
-    if not differences:
-        judged |= {"items/CPU s"} if noise else {"items/CPU s", "items/s"}
+    differences, doubts = list(_differences(before.facts, after.facts)), list(_doubts(before, after))
+    judged = () if doubts else ("speed-up",) if differences else _JUDGED
     changes = [_change((before.speedup(old), after.speedup(new)), old, new) for old, new in pairs]
-    return Changes(tuple(_judged(one, judged, threshold) for one in changes), (*differences, *noise))
+    remarks = doubts or [f"{one}: only speed-ups are judged" for one in differences]
+    return Changes(tuple(_judged(one, judged, threshold) for one in changes), tuple(remarks), judged)
 
 
 def _change(speedup: Pair, old: Approach, new: Approach) -> Change:
@@ -384,11 +437,14 @@ def _judged(change: Change, judged: Collection[str], threshold: float) -> Change
     return replace(change, worse=tuple(worse))
 
 
-def _noise(before: Benchmark, after: Benchmark) -> Iterator[str]:
-    """Why items per second of wall time tell nothing."""
+def _doubts(before: Benchmark, after: Benchmark) -> Iterator[str]:
+    """Why no figure tells anything. Who shares a machine shares its caches and clock, so not processor time either."""
     for when, one in (("then", before), ("now", after)):
         if one.is_restless():
-            yield f"other programs kept {one.others():.1f} cpus busy {when}: items/s are not judged"
+            busy = f"other programs kept {one.others():.1f} cpus busy {when}"
+            yield f"{busy}: nothing is judged; measure when it is quiet"
+        if len(one.approaches[0].runs) < _ROUNDS_TO_JUDGE:
+            yield f"there was only one round {when}, which does not tell what is noise: nothing is judged"
 
 
 def _is_worse(then: Spread, now: Spread, threshold: float) -> bool:
@@ -400,4 +456,4 @@ def _differences(then: Facts, now: Facts) -> Iterator[str]:
     for name in ("cpus", "python", "jinja2", "system", "output", "records"):
         old, new = getattr(then, name), getattr(now, name)
         if old != new:
-            yield f"{name} was {old} and is {new}: only speed-ups are judged"
+            yield f"{name} was {old} and is {new}"

@@ -36,6 +36,11 @@ _ORPHAN_SECONDS = 10.0  # what processes may take to end after the main one
 _LOOK_SECONDS = 0.02  # between two looks at the main process's memory: 50 µs each
 _LOOKS_A_ROUND = 10  # of those, one at all processes: a millisecond or more
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_DEADLY = {"Timeout", "WorkerDied"}  # failures that the coordinator finds, and not the template: it has no line
+
+
+class RunError(ChoraError):
+    """A run that came to no good end: its process died, or was ended because it took too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +68,17 @@ class Measured:
     others: float | None
 
 
-def measure(task: Task, interrupted: Callable[[], bool] = lambda: False) -> Measured:
-    """Have a task done in a fresh process.
+def measure(task: Task, interrupted: Callable[[], bool] = lambda: False, limit: float | None = None) -> Measured:
+    """Have a task done in a fresh process, within `limit` seconds, if that is not None.
 
-    Raises `ChoraError` with what the task itself raised, or with its last words, and `Interrupted` where it was asked
-    to stop; no process of it is left in any case.
+    Raises `ChoraError` with what the task itself raised, `RunError` with its last words, or where it took too long, and
+    `Interrupted` where it was asked to stop; no process of it is left in any case.
     """
     with open(task.path + ".task", "wb") as file:
         pickle.dump(task, file)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(task.path + ".answer")  # the last task's
+    waited = 0.0  # counted, and not read off a clock: whoever was stopped (Ctrl-Z) has not waited
     with _kept(task.path) as keeper:
         while True:
             try:
@@ -81,6 +87,9 @@ def measure(task: Task, interrupted: Callable[[], bool] = lambda: False) -> Meas
             except subprocess.TimeoutExpired:
                 if interrupted():
                     raise Interrupted("interrupted; nothing is kept of what was measured") from None
+                waited += _ASK_SECONDS
+                if limit is not None and waited > limit:
+                    raise RunError(f"a run had not ended after {waited:.0f} s") from None
     if keeper.returncode or not told:
         raise ChoraError(f"the process that measures has come to its end ({_ending(keeper.returncode)})")
     return _read(json.loads(told))
@@ -90,7 +99,7 @@ def _read(report: dict[str, Any]) -> Measured:
     """What the keeper has reported. Raises `ChoraError` with what went wrong."""
     answer, code, said = (report.pop(name) for name in ("answer", "code", "said"))
     if answer is None:
-        raise ChoraError(f"a run has come to its end ({_ending(code)}{f': {said}' if said else ''})")
+        raise RunError(f"a run has come to its end ({_ending(code)}{f': {said}' if said else ''})")
     if "error" in answer:
         raise ChoraError(answer["error"])
     return Measured(answer, **report)
@@ -288,11 +297,13 @@ def do(path: str) -> None:
 
 
 def _render(task: Task) -> dict[str, Any]:
-    """The run's summary, with the first of its failures."""
+    """The run's summary, with the first of its failures, and the first that ended its worker or its time."""
     from chora_mp.batch import batch_generate  # noqa: PLC0415
 
     result = batch_generate(task.job, shard=task.shard, force=True).as_dict()
-    return {**result, "failures": result["failures"][:1]}
+    failures = result["failures"]
+    deadly = [one for one in failures if one["error"]["type"] in _DEADLY and one["error"]["template"] is None]
+    return {**result, "failures": failures[:1], "deadly": deadly[:1]}
 
 
 def _keep(task: Task) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class Profile:
     `sureness`: the share of resampled rounds that would choose the same, or one more or less. `memory`: bytes that each
     needs, with some to spare; None: nobody could tell. `span_seconds`: the work that is handed out together. Of an
     item, on one worker that has nobody beside it: `cpu` and `wait` seconds, and the bytes that it leaves behind,
-    `growth`. `measured`: UTC, ISO 8601. `version`: that of chora-mp.
+    `growth`. `measured`: UTC, ISO 8601. `own_lane`: where the generator's items are rendered if nobody says where.
+    `most`: the largest count that limits, records or a person allowed. `version`: that of chora-mp.
     """
 
     generator: str
@@ -47,12 +48,19 @@ class Profile:
     wait: float
     growth: float
     measured: str
+    own_lane: str
+    most: int
     version: str = __version__
 
     @property
     def best(self) -> Point:
         """The point of the curve that is chosen."""
         return next(point for point in self.curve if point.workers == self.workers)
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether the best is the largest count that was allowed, so that more may be better still."""
+        return self.workers >= self.most
 
     def as_dict(self) -> dict[str, Any]:
         """The profile as JSON shows it and the ledger keeps it."""

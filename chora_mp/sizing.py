@@ -85,13 +85,14 @@ def optimal_workers(
 
     `cpu_factor` is workers per CPU: 1 for rendering in processes, 2 for threads that wait, `math.inf` for
     coroutines, which CPUs don't bound. What a `profile` has measured takes the place of that, and of the memory that a
-    worker is assumed to need. Of equal terms the first binds. Pure, where it is given a machine.
+    worker is assumed to need; where it was not allowed more than what it found best, it never takes the place of
+    a larger number. Of equal terms the first binds. Pure, where it is given a machine.
     """
     if machine is None:
         machine = _this_machine()
     limits = limits or Limits()
     terms: tuple[Term, ...] = (
-        _tuned(profile) if profile else _cpus(machine, cpu_factor),
+        _cpus_or_tuned(machine, cpu_factor, profile),
         _memory(machine, limits, profile.memory if profile else None),
         _rate(limits),
         _max_workers(limits),
@@ -118,6 +119,13 @@ def _cpus(machine: Machine, factor: float) -> Term:
     if math.isinf(factor):
         return Term("cpus", None, f"{have}, which don't bound work that only waits")
     return Term("cpus", _exact(machine.cpus * factor), f"{have} {TIMES} {factor:g}")
+
+
+def _cpus_or_tuned(machine: Machine, factor: float, profile: Profile | None) -> Term:
+    cpus = _cpus(machine, factor)
+    if profile is None or (profile.is_capped and (cpus.value is None or cpus.value > profile.workers)):
+        return cpus
+    return _tuned(profile)
 
 
 def _tuned(profile: Profile) -> Term:

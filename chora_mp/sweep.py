@@ -27,7 +27,9 @@ RESTLESS = 0.1
 SPAN_SHARE = 0.2
 """What is kept of the budget for trying sizes of spans."""
 
-_LEAST_ROUNDS = 3
+LEAST_ROUNDS = 3
+"""Rounds without which nothing can be told."""
+
 _PAYS = 1.05  # what a larger count must bring for a still larger one to be tried
 _CONTENDER = 0.9  # of the best: those below need no more than the least rounds
 _FAR = 1.5  # times as fast: no company makes a difference like that
@@ -80,11 +82,13 @@ class Sweep:
         self.chosen = 1
         self.sureness = 0.0
         self.settled = False
+        self.beyond_doubt = False
+        """Whether the choice is so much faster than the usual one that no company can be the reason."""
         self.memory: dict[int, int] = {}
         """The most bytes that a worker has had to itself, by count."""
         self.cut_off = False
         """Whether there was no time for counts that may be better still."""
-        self._round_seconds = 0.0
+        self._seconds: dict[int, float] = {}
         self._idle = idle
 
     # -- measuring
@@ -100,17 +104,21 @@ class Sweep:
             if self.cut_off:
                 self._reach_further(most)
             counts = self._contenders()
-            if self._pace.is_over(1 - SPAN_SHARE) or not self._add(self._one_round(counts), len(counts)):
+            if not self._has_time(counts) or not self._add(self._one_round(counts), len(counts)):
                 break
         self.counts = [count for count in self.counts if any(count in one for one in self.rounds)]
+
+    def alone(self, throughput: float) -> None:
+        """Take one worker for the answer, which does so many items per second: there is no other count to try."""
+        self.counts, self.rounds, self.others, self.settled = [1], [{1: throughput}], [0.0], True
 
     def tune_spans(self, standing: float, sample: Sample) -> float:
         """The seconds of work that are best handed out together; those that stand, if none is surely better."""
         sizes = [size for size in dict.fromkeys((*_SPANS, standing)) if _is_distinct(sample, size, standing)]
-        if len(sizes) < 2 or self._pace.most_rounds < _LEAST_ROUNDS or self._pace.is_over(1 - SPAN_SHARE / 2):
+        if len(sizes) < 2 or self._pace.most_rounds < LEAST_ROUNDS or self._pace.is_over(1 - SPAN_SHARE / 2):
             return standing
         rounds: list[dict[float, float]] = []
-        while len(rounds) < _LEAST_ROUNDS:
+        while len(rounds) < LEAST_ROUNDS:
             found: dict[float, float] = {}
             for size in sizes[:: -1 if len(rounds) % 2 else 1]:
                 if self._pace.is_over():
@@ -135,13 +143,15 @@ class Sweep:
         for count in ladder(past, most):
             if count > past and not (self._idle and pays):
                 return
+            if count > 1 and self._pace.is_over():
+                self.cut_off = True
+                return
             # Twice as many take up to twice as long to be opened, and there are to be more rounds.
             if count > past and (self._pace.is_over(0.6) or not self._pace.has(2 * seconds, SPAN_SHARE)):
                 self.cut_off = True
                 return
-            began = time.monotonic()
             trial = self._trial(count, "round 1")
-            seconds = time.monotonic() - began
+            seconds = self._seconds[count]
             yield count, trial
             best, pays = max(best, trial.throughput), trial.throughput > _PAYS * best
 
@@ -166,21 +176,23 @@ class Sweep:
             return False
         self.rounds.append({count: trial.throughput for count, trial in trials.items()})
         self.others.append(max(trial.others for trial in trials.values()))
-        self._round_seconds = self._round_seconds or sum(trial.seconds for trial in trials.values())
         return True
 
     def _trial(self, workers: int, what: str, span_seconds: float = SPAN_SECONDS) -> Trial:
         self._pace.check()
         self._pace.tell(workers, what, None)
+        began = time.monotonic()
         trial = self._measure(workers, self._pace.trial_seconds, span_seconds)
+        # Clearing up is none of a trial's own seconds, but takes of the budget, too.
+        self._seconds[workers] = max(trial.seconds, time.monotonic() - began)
         self.memory[workers] = max(trial.memory, self.memory.get(workers, 0))
         self._pace.tell(workers, what, trial.throughput)
         return trial
 
     def _contenders(self) -> list[int]:
         """The counts that are worth another trial: all at first, then those near the best, and the next below."""
-        missing = _LEAST_ROUNDS - sum(map(self._is_quiet, self.others))
-        if missing > 0 and self._pace.has(self._round_seconds * missing, SPAN_SHARE):
+        missing = LEAST_ROUNDS - sum(map(self._is_quiet, self.others))
+        if missing > 0 and self._pace.has(self._expected(self.counts) * missing, SPAN_SHARE):
             return self.counts
         found = self._levels()
         least = _CONTENDER * max(found.values())
@@ -189,12 +201,29 @@ class Sweep:
         below = self.counts[max(0, self.counts.index(near[0]) - 1)]
         return sorted({below, *near})
 
+    def _has_time(self, counts: Sequence[int]) -> bool:
+        """Whether one more round would come to its end; half a round is worth nothing.
+
+        Spans can wait until there are as many rounds as are wanted at the least.
+        """
+        return self._pace.has(self._expected(counts), SPAN_SHARE if len(self.rounds) >= LEAST_ROUNDS else 0.0)
+
+    def _expected(self, counts: Iterable[int]) -> float:
+        """The seconds that a round of these takes; a count that was never tried takes as long as the longest."""
+        longest = max(self._seconds.values(), default=0.0)
+        return sum(self._seconds.get(count, longest) for count in counts)
+
     # -- judging
 
     @property
     def quiet(self) -> bool:
         """Whether there are as many quiet rounds as are wanted at the least."""
-        return sum(map(self._is_quiet, self.others)) >= _LEAST_ROUNDS
+        return sum(map(self._is_quiet, self.others)) >= LEAST_ROUNDS
+
+    @property
+    def told(self) -> bool:
+        """Whether the choice is an answer: counts were compared, in enough rounds, and no company is its reason."""
+        return len(self.counts) > 1 and len(self.rounds) >= LEAST_ROUNDS and (self.quiet or self.beyond_doubt)
 
     def judged(self) -> list[dict[float, float]]:
         """The rounds that count: the quiet ones, or where there are too few the quietest half of all."""
@@ -204,11 +233,14 @@ class Sweep:
         numbers = range(len(self.rounds))
         if self.quiet:
             return [number for number in numbers if self._is_quiet(self.others[number])]
-        many = max(_LEAST_ROUNDS, len(self.rounds) // 2)
+        many = max(LEAST_ROUNDS, len(self.rounds) // 2)
         return sorted(sorted(numbers, key=lambda number: self.others[number])[:many])
 
     def _levels(self) -> dict[float, float]:
-        """The throughput of each count, by the rounds that count, or by all where it was in none of them."""
+        """The throughput of each count that was ever measured, by the rounds that count.
+
+        Or by all where it was in none of them: later rounds have contenders only, and the first one may not count.
+        """
         return {**levels(self.rounds), **levels(self.judged())}
 
     def _is_restless(self) -> bool:
@@ -220,8 +252,9 @@ class Sweep:
 
     def _judge(self) -> bool:
         """Choose; whether that is settled."""
-        rounds, enough = self.judged(), len(self.rounds) >= _LEAST_ROUNDS
+        rounds, enough = self.judged(), len(self.rounds) >= LEAST_ROUNDS
         tolerance = self._tolerance()
+        self.beyond_doubt = False
         if self.quiet or not self._is_restless():
             self.chosen = int(choose(rounds, self._standing, tolerance))
         else:
@@ -244,12 +277,13 @@ class Sweep:
 
         Work that needs the CPUs is done the faster the more of them it takes from others: that is nothing to aim at.
         """
-        usual = self._standing if self._standing in self.counts else None
         found = self._levels()
-        usual = usual or max((count for count in self.counts if count <= self._usual), default=self.counts[0])
-        if not self._idle or max(found.values()) <= _FAR * found[usual]:
-            return usual
-        return int(choose(rounds))
+        below = [int(count) for count in found if count <= self._usual]
+        usual = self._standing if self._standing in found else max(below, default=int(min(found)))
+        assert usual is not None  # noqa: S101  (None is in no round)
+        best = int(choose(rounds))
+        self.beyond_doubt = self._idle and found[best] > _FAR * found[usual]
+        return best if self.beyond_doubt else usual
 
     def curve(self) -> tuple[Point, ...]:
         """Each count with what was measured of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from chora_mp.figures import least_sample
 from chora_mp.progress import count, duration
 from chora_mp.progress import size as bytes_of
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 _HEADER = ("APPROACH", "TIME", "SPEED-UP", "CPU", "MEMORY", "NOTES")
 _NOTABLE = 0.1  # of a run's time
+_NOTES = 20  # columns that notes need at least
+_SHOWN = ((0, 1, 2, 3, 4, 5), (0, 1, 2, 5), (0, 1, 2))  # columns of the table, by how wide the terminal is
+_GAP = 3  # columns around a cell
 _HEADER_OF_CHANGES = ("APPROACH", "SPEED-UP", "", "ITEMS/S", "", "ITEMS/CPU S", "", "NOTES")
 
 
@@ -30,14 +34,25 @@ def print_table(found: Benchmark, stream: IO[str], clean: Callable[[str], str]) 
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    console, last = Console(file=stream), len(_HEADER) - 1
+    rows, shown = _fitting([_row(found, one) for one in found.approaches], console.width)
     drawn = Table(box=SIMPLE_HEAD)
-    for number, name in enumerate(_HEADER):
-        left = number in (0, len(_HEADER) - 1)
-        drawn.add_column(name, justify="left" if left else "right", no_wrap=number < len(_HEADER) - 1)
-    for one in found.approaches:
+    for number in shown:
+        drawn.add_column(_HEADER[number], justify="left" if number in (0, last) else "right", no_wrap=number < last)
+    for one, row in zip(found.approaches, rows, strict=True):
         style = "bold" if one is found.best else ""
-        drawn.add_row(*(Text(clean(cell)) for cell in _row(found, one)), style=style)
-    Console(file=stream).print(drawn)
+        drawn.add_row(*(Text(clean(row[number])) for number in shown), style=style)
+    console.print(drawn)
+
+
+def _fitting(rows: list[tuple[str, ...]], width: int) -> tuple[list[tuple[str, ...]], tuple[int, ...]]:
+    """The rows, without ranges if need be, and the columns of them that a terminal of that width has room for."""
+    widths = [max(map(len, column)) for column in zip(_HEADER, *rows, strict=True)]
+    widths[-1] = _NOTES
+    for shown in _SHOWN:
+        if sum(widths[number] + _GAP for number in shown) <= width:
+            return rows, shown
+    return [tuple(cell.partition(" (")[0] for cell in row) for row in rows], _SHOWN[-1]
 
 
 def _row(found: Benchmark, one: Approach) -> tuple[str, ...]:
@@ -96,8 +111,12 @@ def fact_lines(found: Benchmark) -> Iterator[str]:
         )
         yield f"{whole}; the times leave that out"
     if _is_small(found):
-        start = f"starting takes about {duration(facts.start_s)} of each run, however few its records"
-        yield f"{start}: with all of them workers gain more than here"
+        start = f"starting takes about {duration(facts.start_s)} of a run of {duration(found.best.seconds.median)}"
+        yield f"{start}, however few its records: with all of them workers gain more than here"
+    if _is_thin(found):
+        most = found.approaches[-1]
+        few = f"the sample has few records for {found.name(most)}: what so many gain shows with more"
+        yield f"{few} (--budget, or --full)"
     yield from facts.about
     others = found.others()
     if others is not None and found.is_restless():
@@ -108,14 +127,24 @@ def fact_lines(found: Benchmark) -> Iterator[str]:
 def _is_small(found: Benchmark) -> bool:
     """Whether it is a sample in which starting counts for more than it does with all records."""
     facts = found.facts
-    return facts.records < facts.total and facts.start_s > _NOTABLE * found.fastest.seconds.median
+    return facts.records < facts.total and facts.start_s > _NOTABLE * found.best.seconds.median
+
+
+def _is_thin(found: Benchmark) -> bool:
+    """Whether it is a sample in which those that wait side by side have too little to do."""
+    facts, counts = found.facts, [one.workers for one in found.approaches]
+    return facts.waiting and facts.records < min(facts.total, least_sample(counts, waiting=True))
 
 
 def _extent(facts: Facts) -> str:
     if facts.records >= facts.total:
-        return f"all {count(facts.total, 'record')}"
+        return _all(facts)
     share = f"1 in {facts.total / facts.records:.3g}"
     return f"a sample of {facts.records:,} of {count(facts.total, 'record')} ({share})"
+
+
+def _all(facts: Facts) -> str:
+    return "the only record" if facts.total == 1 else f"all {count(facts.total, 'record')}"
 
 
 def _rounds(rounds: int) -> str:
@@ -132,11 +161,19 @@ def advice_lines(found: Benchmark) -> Iterator[str]:
     else:
         yield f"{found.job}: use {found.name(best)}, {_gain(found, best)}; {_how(found, best)}"
     if facts.records < facts.total:
-        times = facts.total / facts.records
-        start = min(facts.start_s, best.seconds.low)
-        seconds = (best.seconds.median - start) * times + start + (facts.read_s or 0)
-        guess = f"an estimate: {times:.3g} times the sample's time, but for {duration(start)} to start"
-        yield f"all {count(facts.total, 'record')} would take about {duration(seconds)} so ({guess})"
+        yield _whole(facts)
+
+
+def _whole(facts: Facts) -> str:
+    """What all records would take, where that can be told."""
+    if facts.whole is None:
+        unknown = f"what {_all(facts)} would take cannot be told from this sample"
+        return f"{unknown}: its records take too little beside starting, and noise; measure more of them (--budget)"
+    whole = f"{duration(facts.whole.median)} so"
+    if facts.whole.low < facts.whole.high:
+        whole += f", between {duration(facts.whole.low)} and {duration(facts.whole.high)}"
+    guess = f"an estimate from runs of {facts.few:,} and of {facts.records:,} records"
+    return f"{_all(facts)} would take about {whole} ({guess})"
 
 
 def _why_none(found: Benchmark) -> str:

@@ -44,7 +44,9 @@ _ITEMS = 64  # of each, on lanes that have many items in work
 _ENDLESS = 1 << 40
 _FATAL = ("Timeout", "WorkerDied")
 _UNFIT = "nothing can be measured like this, mend that first"
+_NAMES = "'chora-mp render' names it"
 _WARM_UP_SECONDS = 60.0  # besides what an item may take
+_BESIDES = 5.0  # seconds that a few items may take besides what the last of them may
 _LONG = 3  # so many of the longest spans make a stretch long enough
 _MOST_SECONDS = 10.0
 
@@ -138,12 +140,12 @@ class Sample:
 class Sampler:
     """Takes a sample, in about so many `seconds`, with the help of one worker of a crew that has not rendered yet."""
 
-    def __init__(self, crew: Crew, folder: str, seconds: float, patience: float) -> None:
-        """`patience`: seconds that a few items may take; beyond that nothing is waited for."""
+    def __init__(self, crew: Crew, folder: str, seconds: float, timeout: float | None) -> None:
+        """`timeout`: seconds that an item may take; beyond that, and some more, nothing is waited for."""
         self._crew = crew
         self._folder = folder
         self._seconds = seconds
-        self._patience = patience
+        self._timeout = timeout
         self._number = 0
 
     def take(self, records: Records, *, careful: bool) -> Sample:
@@ -166,11 +168,12 @@ class Sampler:
         self._number += 1
         folder = os.path.join(self._folder, f"sample-{self._number}")
         try:
-            gauge: Gauge = self._crew.ask("gauge", folder, span, budget, seconds=self._patience)
+            seconds = math.inf if self._timeout is None else self._timeout + _BESIDES
+            gauge: Gauge = self._crew.ask("gauge", folder, span, budget, seconds=seconds)
         except TimeoutError:
-            raise WorkerError(f"an item takes longer than {self._patience:g} s; {_UNFIT}") from None
-        except WorkerError as error:
-            raise WorkerError(f"an item ends its worker, 'chora-mp render' names it ({error}); {_UNFIT}") from None
+            raise WorkerError(f"an item takes longer than {self._timeout:g} s, {_NAMES}; {_UNFIT}") from None
+        except WorkerError:
+            raise WorkerError(f"an item ends its worker, {_NAMES}; {_UNFIT}") from None
         if gauge.outcome.spent:
             self._crew.renew()
         return gauge

@@ -29,12 +29,12 @@ from chora_mp.observers import Observers
 from chora_mp.planning import Planner, Wishes, patience
 from chora_mp.profiles import Profile
 from chora_mp.records import Orders
-from chora_mp.scaling import fit, spread
+from chora_mp.scaling import SURE, fit, spread
 from chora_mp.selection import Selection
 from chora_mp.sizing import CPU_FACTORS
 from chora_mp.sources.chunks import FileSpans
 from chora_mp.state import held, run_name, store_bundle
-from chora_mp.sweep import RESTLESS, Sweep
+from chora_mp.sweep import LEAST_ROUNDS, RESTLESS, Sweep
 from chora_mp.trials import Field, ProcessTrials, Records, Sampler, WaitingTrials, make_room
 
 if TYPE_CHECKING:
@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     from chora_mp.trials import Sample
 
 BUDGET = 60.0
-"""Seconds that measuring takes at most, if nobody says otherwise; what is begun is finished."""
+"""Seconds that measuring takes at most, if nobody says otherwise; a trial that is begun is finished."""
+
+LEAST_BUDGET = 1.0
+"""Seconds in which one trial can be made at all."""
 
 _MOST_ROUNDS = 12
 _LEAST_TRIAL, _MOST_TRIAL = 0.3, 1.0  # seconds; a fiftieth of the budget if that lies between
@@ -60,17 +63,20 @@ _WAITS = 0.1  # the share of an item's time from which on more workers than CPUs
 _MARGIN = 1.5  # of the most memory that was seen: the largest record of all was hardly in the sample
 _LEAST_MARGIN = 16 * 10**6  # bytes
 _MOST_TRIED = 4096
+_UNSTEADY = 0.4  # a quiet machine has 0.02; a disk that fell behind with writing has made 2.5
 _PAID = ("code_generation",)
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What `tune` has found: the `profile` that is in the ledger now, and what comes of it.
+    """What `tune` has found: the `profile`, and what comes of it.
 
     `sizing`: the workers that `workers: auto` means from now on, and the term that binds. `sampled` items, `failed` of
     which failed, the first of them with `failure`. `rounds` were measured in `seconds`; `spread`: how far the figures
-    of one count lay apart, as a share; `others`: how many CPUs others kept busy meanwhile. `settled`: whether more
-    rounds would not have changed the answer. `advice`: what a person should know of it or do about it.
+    of one count lay apart, as a share, None: there is one figure of each; `others`: how many CPUs others kept busy
+    meanwhile. `settled`: whether more rounds would not have changed the answer. `kept`: whether the profile is in the
+    ledger now; it is not where nothing could be told, and `doubt` says why, or how much company there was. `advice`:
+    what a person should know of it or do about it.
     """
 
     job: str
@@ -82,9 +88,11 @@ class Tuning:
     failure: str | None
     rounds: int
     seconds: float
-    spread: float
+    spread: float | None
     others: float
     settled: bool
+    kept: bool = True
+    doubt: str = ""
     advice: tuple[str, ...] = field(default=())
 
     @property
@@ -96,13 +104,15 @@ class Tuning:
         """The tuning as `tune --json` prints it."""
         profile, scaling = self.profile, self.profile.scaling
         alone = profile.curve[0]
-        told = ("generator", "lane", "sureness", "span_seconds", "memory", "cpu", "wait", "growth", "measured")
+        told = ("generator", "lane", "span_seconds", "memory", "cpu", "wait", "growth", "measured")
         return {
             "job": self.job,
             "machine": self.machine,
             "workers": self.workers,
             "binds": self.sizing.binds,
-            "best": profile.workers,
+            "kept": self.kept,
+            "best": profile.workers if self.kept else None,
+            "sureness": profile.sureness if self.kept else None,
             **{name: getattr(profile, name) for name in told},
             "sigma": scaling.sigma,
             "kappa": scaling.kappa,
@@ -119,7 +129,7 @@ class Tuning:
             "spread": self.spread,
             "others": self.others,
             "settled": self.settled,
-            "advice": list(self.advice),
+            "advice": [self.doubt, *self.advice] if self.doubt else list(self.advice),
         }
 
 
@@ -142,23 +152,33 @@ def tune(
 ) -> Tuning:
     """Measure with how many workers `job` is rendered fastest here, and keep that for `workers: auto`.
 
-    It takes about `budget` seconds and at most so many `rounds`; no more than `max_workers` are tried, nor more than
-    the limits of the job allow. Of a mixed batch the `generator` with the most items is measured, or the one that is
+    It takes about `budget` seconds, besides the plan, the sample and clearing up, and at most so many `rounds`; no more
+    than `max_workers` are tried, nor more than the limits of the job allow, nor than there are items. Where nothing can
+    be told, nothing is kept. Of a mixed batch the `generator` with the most items is measured, or the one that is
     named. Documents are written to a folder of its own, which goes; outputs, and what the ledger knows of them, stay as
     they are. `paid`: measure also what asks a service that counts what it is asked.
 
-    Raises as `batch_generate`; `JobError` for what cannot be measured, `WorkerError` where an item ends its worker.
+    Raises as `batch_generate`; `JobError` for what cannot be measured, `WorkerError` where an item ends its worker,
+    `ValueError` for a budget below a second, and for less than one round or worker.
     """
+    _refuse_nonsense(budget, rounds, max_workers)
     if job.source is None or job.output is None:
         lacking = "source" if job.source is None else "output.path"
         raise JobError([f"{job.where(lacking)}: missing; there is nothing to measure"])
-    if max_workers is not None:
-        job = job.replace(limits=replace(job.limits, max_workers=max_workers))
     told = Observers(observers, lambda _: None)
     try:
-        return _Tuner(job, _Wish(budget, rounds, generator, paid), told, interrupted).tuning()
+        return _Tuner(job, _Wish(budget, rounds, generator, paid, max_workers), told, interrupted).tuning()
     finally:
         told.close()
+
+
+def _refuse_nonsense(budget: float, rounds: int, max_workers: int | None) -> None:
+    if not budget >= LEAST_BUDGET:
+        raise ValueError(f"budget: {budget:g} s is too short for anything to be measured; {LEAST_BUDGET:g} s at least")
+    if rounds < 1:
+        raise ValueError(f"rounds: {rounds} are none; 1 at least")
+    if max_workers is not None and max_workers < 1:
+        raise ValueError(f"max_workers: {max_workers} are none; 1 at least")
 
 
 class _Wish(NamedTuple):
@@ -168,6 +188,7 @@ class _Wish(NamedTuple):
     rounds: int
     generator: str | None
     paid: bool
+    max_workers: int | None
 
 
 class _Tuner:
@@ -182,6 +203,7 @@ class _Tuner:
         self._machine = Machine.here()
         self._began = time.monotonic()
         self._id = run_name()
+        self._items = 0
 
     def tuning(self) -> Tuning:
         """Measure, and keep it."""
@@ -197,7 +219,8 @@ class _Tuner:
             earlier = ledger.profiles(bundle.digest) if ledger else []
             known = {(one.generator, one.lane): one for machine, one in earlier if machine == name}
             found = self._measured(bundle, state, known, name)
-            (ledger or Ledger(state.folder)).keep_profile(name, bundle.digest, found.profile)
+            if found.kept:
+                (ledger or stack.enter_context(Ledger(state.folder))).keep_profile(name, bundle.digest, found.profile)
             return found
 
     def _measured(self, bundle: Bundle, state: State, known: Mapping[tuple[str, str], Profile], machine: str) -> Tuning:
@@ -212,18 +235,21 @@ class _Tuner:
             )
             plan = planner.plan()
             group = self._group(plan)
+            self._items = _items(group)  # before any are taken
+            self._refuse_inline(group)
             self._refuse_rate(group)
-            self._began = time.monotonic()
             crew.renew()  # the sample is gauged by a worker that has done nothing else
+            crew.ask("make_ready", seconds=patience(self._job))
+            self._began = time.monotonic()
             folder = os.path.join(state.scratch, "trials")
             make_room(folder)
             self._tell("one worker alone", None)
-            sampler = Sampler(crew, folder, max(0.3, self._wish.budget * _SAMPLE_SHARE), patience(self._job))
+            timeout = self._job.limits_of(group.generator).timeout
+            sampler = Sampler(crew, folder, max(0.3, self._wish.budget * _SAMPLE_SHARE), timeout)
             sample = sampler.take(_records(plan, group), careful=not self._wish.paid)
             crew.renew()
             self._refuse_sample(group, sample)
             with Ledger(state.scratch) as rows:
-                timeout = self._job.limits_of(group.generator).timeout
                 field_ = Field(orders, lane.workshop, folder, rows, timeout, self._interrupted)
                 return self._swept(group, sample, field_, known, machine)
 
@@ -245,13 +271,20 @@ class _Tuner:
         groups = {group.generator: group for group in plan.groups if _items(group)}
         if not groups:
             assert self._job.source is not None  # noqa: S101
-            raise SourceError(f"{self._job.source.name}: holds no record that can be measured by itself")
+            which = " that can be measured by itself" if plan.total else ""
+            raise SourceError(f"{self._job.source.name}: holds no record{which}")
         name = self._wish.generator
         if name is None:
             return max(groups.values(), key=_items)
         if name not in groups:
             raise JobError([f"--generator {name}: makes none of the documents; there are {', '.join(sorted(groups))}"])
         return groups[name]
+
+    def _refuse_inline(self, group: PlannedGroup) -> None:
+        """The process of the command is one, and renders one item at a time."""
+        if (self._job.options_of(group.generator).lane or group.lane) == "inline":
+            words = "'inline' renders in one process, so that there is nothing to tune; --lane measures another"
+            raise JobError([f"{self._job.where('lane')}: {words}"])
 
     def _refuse_rate(self, group: PlannedGroup) -> None:
         """Nothing is called more often than it may be, and what is paid for only if somebody says so."""
@@ -283,10 +316,10 @@ class _Tuner:
         """Measure counts, and what comes of it."""
         name = group.generator
         lane = self._job.options_of(name).lane or group.lane
-        lane = "processes" if lane == "inline" else lane
         standing, limits, waits = known.get((name, lane)), self._job.limits_of(name), lane in CPU_FACTORS
         memory = _with_margin(sample.memory)
-        most = self._most(limits, lane, memory, concurrent=group.concurrent)
+        most = min(self._items, self._most(limits, lane, memory, concurrent=group.concurrent))
+        most = min(most, self._wish.max_workers or most)
         usual = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent).workers
         idle = waits or sample.wait > _WAITS * (sample.wait + sample.cpu)
         span_seconds = standing.span_seconds if standing else SPAN_SECONDS
@@ -295,16 +328,21 @@ class _Tuner:
             if waits
             else ProcessTrials(field_, sample, most)
         ) as trials:
-            best = standing.workers if standing else None
+            best = _standing(standing, most)
             sweep = Sweep(self, trials.measure, best, usual, self._machine.cpus, idle=idle)
-            sweep.run(min(most, trials.most), waits=waits)
-            if not waits:
+            if most == 1:
+                sweep.alone(sample.items / sample.seconds)
+            else:
+                most = min(most, trials.most)
+                sweep.run(most, waits=waits)
+            if most > 1 and not waits and sweep.told:
                 span_seconds = sweep.tune_spans(span_seconds, sample)
-            else:  # shared out: the worker's own is among what they need
+            elif waits:  # shared out: the worker's own is among what they need
                 taken = _with_margin(sweep.memory.get(sweep.chosen, 0))
                 memory = taken and taken // sweep.chosen
-        profile = _profile(name, lane, sweep, sample, span_seconds, memory)
-        sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent, profile=profile)
+        profile = replace(_profile(group, lane, sweep, sample, span_seconds, memory), most=most)
+        counts = profile if sweep.told else standing
+        sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent, profile=counts)
         return Tuning(
             self._job.name,
             machine,
@@ -313,12 +351,14 @@ class _Tuner:
             sample.items,
             sample.failed,
             _told(sample.failure) if sample.failure else None,
-            len(sweep.rounds),
+            len(sweep.rounds) if most > 1 else 0,
             time.monotonic() - self._began,
-            spread(sweep.judged()),
+            spread(sweep.judged()) if len(sweep.judged()) > 1 else None,
             sweep.company(),
             sweep.settled,
-            tuple(self._advice(profile, sizing, sweep, most)),
+            sweep.told,
+            self._doubt(sweep, most),
+            tuple(self._advice(profile, sizing, sweep, most) if sweep.told else self._what_stays(sizing, sweep, most)),
         )
 
     def _most(self, limits: Limits, lane: str, memory: int | None, *, concurrent: bool) -> int:
@@ -363,28 +403,66 @@ class _Tuner:
 
     # -- what to make of it
 
+    def _doubt(self, sweep: Sweep, most: int) -> str:
+        """What makes the figures worth less than they look; empty: nothing."""
+        if most > 1 and not sweep.quiet and sweep.company() > RESTLESS * self._machine.cpus:
+            company = f"{sweep.company():.1f}".removesuffix(".0")
+            busy = f"{company} cpu" if company == "1" else f"{company} cpus"
+            return f"others kept {busy} busy meanwhile: this says little; tune again when the machine is quiet"
+        apart = spread(sweep.judged())
+        if apart > _UNSTEADY:
+            steadier = "a larger --budget, or an -o on another disk, may tell more"
+            return f"figures of one count lie {apart:.0%} apart, as on a disk that is behind with writing: {steadier}"
+        return ""
+
+    def _what_stays(self, sizing: Sizing, sweep: Sweep, most: int) -> Iterator[str]:
+        """Why nothing is kept, and what could be done about it."""
+        if most == 1:
+            yield "one is all that may be tried, so that there is nothing to compare: " + self._why_one(sizing)
+        elif len(sweep.counts) < 2 or len(sweep.rounds) < LEAST_ROUNDS:
+            had = f"there was time, or leave, for {len(sweep.rounds)} of the {LEAST_ROUNDS} rounds that it takes"
+            yield f"{had}; a larger --budget, or more --rounds, makes it tell something"
+        if self._asked != "auto":
+            yield f"the job says 'workers: {self._asked}'; with 'workers: auto' it would be {sizing.workers:,}"
+
+    def _why_one(self, sizing: Sizing) -> str:
+        if self._wish.max_workers == 1:
+            return "--max-workers 1"
+        return f"{sizing.binds} binds" if sizing.workers == 1 else "there is one item"
+
     def _advice(self, profile: Profile, sizing: Sizing, sweep: Sweep, most: int) -> Iterator[str]:
         if self._asked == "auto":
             yield f"'workers: auto' means {sizing.workers:,} from now on, until templates or machine change"
         else:
             yield f"the job says 'workers: {self._asked}'; with 'workers: auto' it would be {sizing.workers:,}"
-        if sizing.binds not in ("tuned", "generator"):
+        if sizing.binds not in ("tuned", "generator") and sizing.workers < profile.workers:
             yield f"{profile.workers:,} would be best; {sizing.binds} allows {sizing.workers:,}"
-        elif profile.workers == max(sweep.counts) == most > 1:
-            yield f"the best is the most that the limits allow ({most:,}); more might be better still"
+        elif profile.is_capped:
+            yield from self._capped(most)
         elif sweep.cut_off and profile.workers == max(sweep.counts):
             yield "there was no time to try more, which might be better still; --budget gives it more"
-        if not sweep.quiet and len(sweep.counts) > 1 and sweep.company() > RESTLESS * self._machine.cpus:
-            yield f"others kept {sweep.company():.1f} cpus busy meanwhile: tune again when the machine is quiet"
-        elif not sweep.settled:
-            yield "it is not settled: too little time, or too little of it quiet; a larger --budget makes it surer"
+        if not sweep.settled and sweep.sureness < SURE:
+            yield "it is not settled, and rounds or time were used up; a larger --budget makes it surer"
+
+    def _capped(self, most: int) -> Iterator[str]:
+        """That nobody knows what more would bring."""
+        what = f"--max-workers {most}" if most == self._wish.max_workers else f"limits and records ({most:,})"
+        yield f"the best is the most that {what} let it try; more might be better still"
+        yield "it counts only where the formula by itself says less, and not for a 'tune' that may try more"
 
 
-def _profile(name: str, lane: str, sweep: Sweep, sample: Sample, span_seconds: float, memory: int | None) -> Profile:
+def _standing(earlier: Profile | None, most: int) -> int | None:
+    """The answer of an earlier tuning; not one that knew of no more than it had tried, if there is more to try now."""
+    return None if earlier is None or (earlier.is_capped and earlier.workers < most) else earlier.workers
+
+
+def _profile(
+    group: PlannedGroup, lane: str, sweep: Sweep, sample: Sample, span_seconds: float, memory: int | None
+) -> Profile:
     """What is kept of it all."""
     curve = sweep.curve()
     return Profile(
-        name,
+        group.generator,
         lane,
         sweep.chosen,
         sweep.sureness,
@@ -396,6 +474,8 @@ def _profile(name: str, lane: str, sweep: Sweep, sample: Sample, span_seconds: f
         sample.wait,
         sample.growth,
         datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        group.lane,
+        sweep.counts[-1],
     )
 
 

@@ -247,20 +247,34 @@ def _difference(text: str, other: str) -> str:
 
 
 def profile_of(job: Job, machine: Machine) -> Profile | None:
-    """What `tune` has measured of the job's generator, with these templates, on this machine; None: nothing.
+    """The profile that a run goes by: of the job's generator, on its lane; None: nothing was measured there.
+
+    Of content configs, which name their generators, the one that there is; None where there are several.
+    """
+    return used_of(job, profiles_of(job, machine))
+
+
+def used_of(job: Job, found: Iterable[Profile]) -> Profile | None:
+    """The one of all that were measured here that a run goes by; None: there is none."""
+    found = [one for one in found if job.generator in (None, one.generator)]
+    used = [one for one in found if one.lane == (job.options_of(one.generator).lane or one.own_lane)]
+    return used[0] if len(used) == 1 else None
+
+
+def profiles_of(job: Job, machine: Machine) -> list[Profile]:
+    """What `tune` has measured with the templates of `job`, on this machine, by whatever generator and on any lane.
 
     It is a hint, so that nothing is raised: not where the templates are broken, nor where the ledger is.
     """
     if job.output is None:
-        return None
+        return []
     try:
         digest = take_bundle(job).digest
     except ChoraError:
-        return None
+        return []
     found = profiles_in(os.path.join(job.output.dir, STATE_FOLDER), digest)
-    here, lane = machine_name(machine) if found else "", job.options_of(job.generator or "").lane
-    mine = (one for name, one in found if name == here and one.generator == job.generator and lane in (None, one.lane))
-    return next(mine, None)
+    here = machine_name(machine) if found else ""
+    return [one for name, one in found if name == here]
 
 
 def _findings(job: Job, found: Surveyed) -> tuple[int, tuple[str, ...]]:

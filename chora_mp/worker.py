@@ -231,6 +231,11 @@ class Worker:
                 self._renderer.files = None
         return self.render(span, budget)
 
+    def make_ready(self) -> None:
+        """Load templates and plug-ins, so that what comes next takes no longer than its items."""
+        if self._renderer is None:
+            self._start_renderer()
+
     def gauge(self, folder: str, span: Span, budget: float = math.inf) -> Gauge:
         """What `render_into` takes, of time and of memory."""
         began, cpu, queued = _clock(), time.process_time(), memory.queued()

@@ -147,7 +147,9 @@ SPAN = records.Span(INPUT, 5, 3, 100, 6, 2, picks=b"\1\0\1")
 CURVE = (profiles.Point(1, 100.0, 99.0, 101.0, 3), profiles.Point(2, 190.0, 180.0, 195.0, 3))
 LAW = scaling.Scaling(100.0, 0.05, 0.0, 0.01)
 NOON = "2026-11-26T12:00:00Z"
-PROFILE = profiles.Profile("jinja2", "processes", 2, 0.99, 0.075, 10**8, CURVE, LAW, 0.01, 0.0, 0.0, NOON)
+PROFILE = profiles.Profile(
+    "jinja2", "processes", 2, 0.99, 0.075, 10**8, CURVE, LAW, 0.01, 0.0, 0.0, NOON, "processes", 8
+)
 
 TRAVELLERS: list[Any] = [
     FAILURE,

@@ -156,7 +156,7 @@ def test_two_tunings_agree() -> None:
 
 PROFILE = Profile(
     "jinja2", "processes", 2, 0.97, 0.075, 30_000_000, (Point(1, 10.0, 9.0, 11.0, 3), Point(2, 19.0, 18.0, 20.0, 3)),
-    Scaling(10.0, 0.05, 0.0, 0.01), 0.1, 0.0, 12.5, "2026-11-26T17:27:58Z",
+    Scaling(10.0, 0.05, 0.0, 0.01), 0.1, 0.0, 12.5, "2026-11-26T17:27:58Z", "processes", 8,
 )  # fmt: skip
 
 

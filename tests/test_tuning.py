@@ -20,7 +20,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chora_mp import Interrupted, Job, JobError, LedgerError, SourceError, WorkerError, batch_generate, charts, tune
+from chora_mp import (
+    Interrupted,
+    Job,
+    JobError,
+    LedgerError,
+    SourceError,
+    WorkerError,
+    batch_generate,
+    charts,
+    cli,
+    sweep,
+    trials,
+    tune,
+    tuning,
+)
 from chora_mp.events import TuningAdvanced
 from chora_mp.machine import Machine, machine_name
 from chora_mp.profiles import Point, Profile
@@ -35,7 +49,8 @@ from chora_mp.tuning import Tuning
 from chora_mp.upkeep import profile_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from chora_mp.events import Event
     from tests.conftest import Project
@@ -68,10 +83,13 @@ def counted(spec, context):
         file.write("x")
     return Generated(context["name"], {"tokens": 3})
 
+def sleep(spec, context):
+    time.sleep(1000)
+
 def deadly(spec, context):
     os.kill(os.getpid(), 9)
 
-GENERATORS = {name: globals()[name] for name in ("nap", "doze", "dream", "alone", "counted", "deadly")}
+GENERATORS = {name: globals()[name] for name in ("nap", "doze", "dream", "alone", "counted", "deadly", "sleep")}
 """
 
 
@@ -92,6 +110,19 @@ def quick(job: Job, **options: Any) -> Tuning:
     return tune(job, **{"budget": QUICK, "rounds": 1, "max_workers": 2, **options})
 
 
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that nobody else uses, as it seems, and one round that tells all: what is measured is kept."""
+    monkeypatch.setattr(trials._Load, "others", lambda _: 0.0)
+    monkeypatch.setattr(sweep, "LEAST_ROUNDS", 1)
+
+
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that others keep busy, as it seems."""
+    monkeypatch.setattr(trials._Load, "others", lambda _: 1.5)
+
+
 def kept(project: Project) -> list[tuple[str, str, int]]:
     """Generator, lane and workers of each profile in the ledger."""
     with closing(sqlite3.connect(project.out / ".chora-mp" / "ledger.db")) as ledger:
@@ -101,31 +132,32 @@ def kept(project: Project) -> list[tuple[str, str, int]]:
 # ---- what comes of it --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quiet")
 def test_a_tuning(project: Project) -> None:
     """All of it is told, the choice is among the counts, nothing but the ledger is left, and the profile is in it."""
     events: list[Event] = []
-    found = tune(job_of(project), budget=4, max_workers=3, observers=[events.append])
+    found = tune(job_of(project), budget=4, rounds=2, max_workers=3, observers=[events.append])
     profile = found.profile
     assert [1, 2, 3] == [point.workers for point in profile.curve]
     assert profile.workers in (1, 2, 3)
     assert all(0 < point.least <= point.throughput <= point.most for point in profile.curve)
-    assert found.workers <= profile.workers
+    assert found.kept
     assert (True, 0, None) == (40 < found.sampled <= 400, found.failed, found.failure)
     assert profile.cpu > 0
     assert profile.memory is None or 5 * 10**6 < profile.memory < 10**9
     assert profile.scaling.sigma >= 0 <= profile.scaling.kappa
     assert [("jinja2", "processes", profile.workers)] == kept(project)
     assert ({}, []) == (project.outputs(), project.leftovers())
-    shares = [event.done for event in events if type(event).__name__ == "TuningAdvanced"]
+    shares = [event.done for event in events if isinstance(event, TuningAdvanced)]
     assert shares == sorted(shares)
     assert len(shares) > 6
 
 
+@pytest.mark.usefixtures("quiet")
 def test_the_profile_is_used(project: Project) -> None:
     """By `render` and `size`, in place of the CPUs; the other terms still bind; with other templates it is none."""
     job = job_of(project)
-    found = quick(job)
-    assert job.output is not None
+    found = quick(job, max_workers=None)
     assert found.profile == profile_of(job, Machine.here())
     sizing = batch_generate(job).sizing
     assert ["tuned", "memory", "rate", "max_workers"] == [term["name"] for term in sizing["terms"]]
@@ -177,17 +209,27 @@ def test_what_the_ledger_knows_stays(project: Project) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quiet")
 def test_a_second_tuning_keeps_to_the_first(project: Project) -> None:
     """As long as nothing is surely better, the answer is the earlier one: noise must not make it flap."""
     job = job_of(project)
-    first = quick(job)
-    assert first.profile.workers == quick(job).profile.workers
+    first = quick(job, max_workers=None)
+    assert first.profile.workers == quick(job, max_workers=None).profile.workers
     assert 1 == len(kept(project))
 
 
 def one_cpu() -> None:
     """Leave this process one CPU, as `taskset` does."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """One CPU for as long as a test takes."""
+    before = os.sched_getaffinity(0)
+    one_cpu()
+    yield
+    os.sched_setaffinity(0, before)
 
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="there is no CPU affinity here")
@@ -206,25 +248,53 @@ def test_on_one_cpu_one_worker_is_best(project: Project) -> None:
 
 
 @needs_affinity
+@pytest.mark.usefixtures("quiet", "alone")
 @pytest.mark.parametrize("generator", ["nap", "dream", pytest.param("doze", marks=pytest.mark.slow)])
 def test_work_that_waits_gets_more_workers_than_cpus(project: Project, generator: str) -> None:
-    """On every lane: processes that sleep, threads, coroutines."""
-    waiting(project, generator)
-    options = ("--budget", "5", "--max-workers", "4", "--json")
-    found = json.loads(project.run("tune", "job.yaml", *options, preexec_fn=one_cpu).stdout)
-    assert (generator, True) == (found["generator"], found["best"] > 2)
-    assert found["wait"] > found["cpu"]
+    """On every lane: processes that sleep, threads, coroutines. `size` shows what `render` has."""
+    job = waiting(project, generator)
+    found = quick(job, budget=5, max_workers=4)
+    assert (generator, True) == (found.profile.generator, found.profile.workers > 2)
+    assert found.profile.wait > found.profile.cpu
     assert [] == project.leftovers()
-    sizing = json.loads(project.run("size", "job.yaml", "--json", preexec_fn=one_cpu).stdout)
-    assert ("tuned", found["best"]) == (sizing["binds"], sizing["workers"])
+    sizing = json.loads(project.run("size", "job.yaml", "--json").stdout)
+    rendered = batch_generate(job).sizing
+    assert found.sizing.binds == sizing["binds"] == rendered["binds"]
+    assert rendered["workers"] == pytest.approx(sizing["workers"], rel=0.2)  # where it is the memory that is left
+    assert (generator == "dream") == (sizing["binds"] != "tuned")  # 4 coroutines were all that were allowed
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_lane_that_is_not_the_generators(project: Project) -> None:
+    """What was measured there counts for runs there, and `size` says of others what they have."""
+    job = waiting(project, "dream", count=20)
+    found = quick(job.replace(lane="threads"), budget=3, max_workers=8)
+    assert ("threads", "asyncio", True) == (found.profile.lane, found.profile.own_lane, found.kept)
+    assert profile_of(job, Machine.here()) is None
+    assert found.profile == profile_of(job.replace(lane="threads"), Machine.here())
+    done = project.run("size", "job.yaml")
+    assert "tuned besides: dream on threads" in done.stdout
+    assert "'chora-mp tune" not in done.stdout
+    assert f"workers: {batch_generate(job).sizing['workers']}" in done.stdout.splitlines()
+
+
+def test_inline_is_refused(project: Project) -> None:
+    """One process is one process."""
+    with pytest.raises(JobError, match="lane: 'inline' renders in one process, so that there is nothing to tune"):
+        quick(job_of(project, "lane: inline"))
+    assert not project.out.exists()
 
 
 def test_what_may_not_run_beside_itself(project: Project) -> None:
     """Is measured alone, and one at a time is the answer."""
     found = quick(waiting(project, "alone"))
     assert (1, "generator", [1]) == (found.workers, found.sizing.binds, [one.workers for one in found.profile.curve])
+    assert (0, False, None) == (found.rounds, found.kept, found.spread)
+    assert any("nothing to compare: generator binds" in line for line in charts.tuning_lines(found))
+    assert not project.out.exists()
 
 
+@pytest.mark.usefixtures("quiet")
 def test_a_mixed_batch(project: Project) -> None:
     """The generator with the most items is measured, or the one that is named; each has a profile of its own."""
     for number in range(6):
@@ -238,9 +308,15 @@ def test_a_mixed_batch(project: Project) -> None:
         project.write(f"configs/c{number}.json", json.dumps(config))
     project.write("job.yaml", "configs: configs\noutput: {dir: out, path: '{{ id }}.txt'}\n")
     job = Job.load(project.folder / "job.yaml")
-    assert "template_fill" == quick(job).profile.generator
+    found = quick(job, max_workers=None)
+    assert ("template_fill", 4) == (found.profile.generator, found.profile.most)
+    shown = json.loads(project.run("size", "job.yaml", "--json").stdout)
+    assert "template_fill" == shown["profile"]["generator"]
     assert "jinja2" == quick(job, generator="jinja2").profile.generator
     assert ["jinja2", "template_fill"] == [name for name, _, _ in kept(project)]
+    done = project.run("size", "job.yaml")
+    assert 2 == done.stdout.count("tuned besides: ")
+    assert "no profile" not in done.stdout
     with pytest.raises(JobError, match="--generator nobody: makes none of the documents; there are jinja2, template_"):
         quick(job, generator="nobody")
 
@@ -261,15 +337,106 @@ def test_items_that_fail_are_counted(project: Project) -> None:
 
 def test_no_records(project: Project) -> None:
     """An empty source is told from one that cannot be measured."""
-    with pytest.raises(SourceError, match="holds no record that can be measured by itself"):
+    with pytest.raises(SourceError, match=r"data.jsonl: holds no record$"):
         quick(job_of(project, count=0))
+    assert not project.out.exists()
+
+
+def test_few_records(project: Project) -> None:
+    """No count is tried that could not have work; of one record there is nothing to compare, and nothing is kept."""
+    found = quick(job_of(project, count=3), max_workers=None)
+    assert [1, 2, 3] == [point.workers for point in found.profile.curve]
+    events: list[Event] = []
+    found = quick(job_of(project, count=1), max_workers=None, observers=[events.append])
+    assert (False, 0, [1]) == (found.kept, found.rounds, [point.workers for point in found.profile.curve])
+    assert not any("at work" in event.what for event in events if isinstance(event, TuningAdvanced))
+    assert any("nothing to compare: there is one item" in line for line in charts.tuning_lines(found))
+
+
+def test_nothing_could_be_told(project: Project) -> None:
+    """After one round: no best, no share of sureness, nothing kept; the formula goes on, or an earlier profile."""
+    job = job_of(project)
+    found = quick(job)
+    assert (False, None, None) == (found.kept, found.as_dict()["best"], found.as_dict()["sureness"])
+    assert not any("<- best" in line for line in charts.curve_lines(found))
+    lines = list(charts.tuning_lines(found))
+    assert any("nothing could be told; it stays at" in line and "by the formula" in line for line in lines)
+    assert any("figures of one count unknown apart" in line for line in lines)
+    assert not any("sure" in line.replace("measure", "") and "%" in line for line in lines)
+    assert not any("from now on" in line for line in lines)
+    assert not project.out.exists()
+
+
+def test_an_earlier_profile_stays(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing could be told, what was found before counts on."""
+    job = job_of(project)
+    with monkeypatch.context() as patch:
+        patch.setattr(trials._Load, "others", lambda _: 0.0)
+        patch.setattr(sweep, "LEAST_ROUNDS", 1)
+        first = quick(job, max_workers=None)
+    again = quick(job)
+    assert (True, False) == (first.kept, again.kept)
+    assert first.profile == profile_of(job, Machine.here())
+    assert (first.workers, first.sizing.binds) == (again.workers, again.sizing.binds)
+    assert any("by an earlier profile" in line for line in charts.tuning_lines(again))
+
+
+@pytest.mark.usefixtures("busy")
+def test_company_is_told_first(project: Project) -> None:
+    """That others were at work matters most; the count of CPUs has a unit that suits it."""
+    found = quick(job_of(project))
+    first = next(charts.tuning_lines(found))
+    assert "others kept 1.5 cpus busy meanwhile: this says little; tune again when the machine is quiet" == first
+    assert (False, first) == (found.kept, found.as_dict()["advice"][0])
+
+
+def test_a_disk_that_is_behind_is_told_first(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one count is now fast and now slow the figures are worth little, whatever the reason."""
+    found = quick(job_of(project), max_workers=1)
+    assert "" == found.doubt
+    paces = iter((17838.0, 17000.0, 3045.0, 3100.0, 1803.0, 1790.0))
+    monkeypatch.setattr(trials.ProcessTrials, "measure", lambda *_: Trial(next(paces, 1790.0), 0.0, 0.1))
+    found = quick(job_of(project), rounds=3)
+    assert found.doubt.startswith("figures of one count lie ")
+    assert found.doubt == next(charts.tuning_lines(found))
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_cap_does_not_stick(project: Project) -> None:
+    """What was the most that was allowed takes nobody's place who says more."""
+    job = job_of(project)
+    assert not quick(job, max_workers=1).kept
+    capped = replace(PROFILE, most=2)
+    assert ("cpus", 8) == ((found := optimal_workers(Machine(8, 10**10), profile=capped)).binds, found.workers)
+    assert ("tuned", 2) == ((found := optimal_workers(Machine(1, 10**10), profile=capped)).binds, found.workers)
+    assert [None, 2, 2] == [tuning._standing(capped, 8), tuning._standing(capped, 2), tuning._standing(PROFILE, 8)]
+    assert tuning._standing(None, 8) is None
+
+
+@pytest.mark.parametrize("options", [{"budget": 0.0}, {"budget": 0.5}, {"budget": float("nan")}, {"rounds": 0},
+                                     {"max_workers": 0}])  # fmt: skip
+def test_nonsense_is_refused(project: Project, options: Any) -> None:
+    """By the library, too, and before anything is done."""
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
+        tune(job_of(project), **options)
     assert not project.out.exists()
 
 
 def test_an_item_that_ends_its_worker(project: Project) -> None:
     """Ends the tuning with a word about it, and no hang."""
-    with pytest.raises(WorkerError, match="an item ends its worker, 'chora-mp render' names it"):
+    with pytest.raises(WorkerError, match=r"^an item ends its worker, 'chora-mp render' names it; nothing can be"):
         quick(waiting(project, "deadly"))
+    assert [] == project.leftovers()
+
+
+def test_an_item_that_hangs(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is waited for no longer than an item may take, and a little more."""
+    monkeypatch.setattr(trials, "_BESIDES", 0.5)
+    job = waiting(project, "sleep", "limits: {timeout: 500ms}", 5)
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match=r"^an item takes longer than 0.5 s, 'chora-mp render' names it"):
+        quick(job)
+    assert time.monotonic() - began < 30
     assert [] == project.leftovers()
 
 
@@ -303,9 +470,10 @@ def test_what_is_paid_for(project: Project, monkeypatch: pytest.MonkeyPatch) -> 
         quick(job_of(project, "generator: code_generation"))
 
 
+@pytest.mark.usefixtures("quiet")
 def test_a_folder_that_is_held(project: Project) -> None:
     """Another run at work in the output folder: exit code 2, and a word about it; `size` doesn't mind."""
-    quick(job_of(project))
+    assert quick(job_of(project)).kept
     with held(str(project.out), "20261126T120000Z-abcdef"):
         with pytest.raises(LedgerError, match="another run is at work here"):
             quick(job_of(project))
@@ -344,15 +512,16 @@ def test_the_command(project: Project) -> None:
     done = project.run("tune", "job.yaml", *options, "--plot", "curve.html", "--progress", "plain")
     assert 0 == done.returncode, done.stderr
     assert ["WORKERS", "ITEMS/S"] == done.stdout.split()[:2]
-    for words in ("<- best", "σ = ", "κ = ", "items/s", "'workers: auto' means", "an item alone: ", " binds: "):
+    for words in ("σ = ", "κ = ", "ITEMS/S", "nothing could be told", "an item alone: ", " binds: "):
         assert words in done.stdout
+    assert "<- best" not in done.stdout
     page = (project.folder / "curve.html").read_text()
     assert page.startswith("<!doctype html>")
     assert "measured: median, least and most" in page
     assert len(page) > 10**6  # plotly itself is in it
     found = json.loads(project.run("tune", "job.yaml", *options, "--json").stdout)
     names = {"job", "workers", "binds", "best", "curve", "sigma", "kappa", "lambda", "knee", "sureness", "sizing",
-             "memory", "cpu", "wait", "growth", "span_seconds", "advice", "machine", "settled"}  # fmt: skip
+             "memory", "cpu", "wait", "growth", "span_seconds", "advice", "machine", "settled", "kept"}  # fmt: skip
     assert set() == names - found.keys()
 
 
@@ -363,6 +532,41 @@ def test_a_plot_that_has_no_place(project: Project) -> None:
     assert (2, "") == (done.returncode, done.stdout)
     assert "--plot missing/curve.html: cannot be written" in done.stderr
     assert not project.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--plot", ""), "--plot '': cannot be written"),
+        (("--plot", "job.yaml/x.html"), "--plot job.yaml/x.html: cannot be written"),
+        (("--plot", "data.jsonl"), "--plot data.jsonl: is there and is no HTML page"),
+        (("-o", ""), "-o: names no folder"),
+        (("--budget", "0.9"), "0.9 s is too short"),
+    ],
+)
+def test_what_is_refused_before_measuring(project: Project, options: tuple[str, ...], words: str) -> None:
+    """With exit code 2, nothing written, nothing lost."""
+    job_of(project)
+    before = {path.name: path.stat().st_size for path in project.folder.iterdir()}
+    done = project.run("tune", "job.yaml", *options)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert words in done.stderr
+    assert before == {path.name: path.stat().st_size for path in project.folder.iterdir()}
+
+
+def test_a_page_that_is_there_is_replaced(tmp_path: Path) -> None:
+    """And an empty file; anything else is no page. A file is written whole or not at all, and nothing beside it."""
+    target = tmp_path / "curve.html"
+    for content, is_one in (("", True), ("\n<!DOCTYPE html><p>", True), ("<html>", True), ("a,b\n1,2\n", False)):
+        target.write_text(content)
+        assert is_one == charts.is_page(str(target))
+    assert not charts.is_page(str(tmp_path / "nothing"))
+    target.chmod(0o604)
+    cli._write(str(target), "<html>")
+    assert ("<html>", 0o604) == (target.read_text(), target.stat().st_mode & 0o777)
+    with pytest.raises(UnicodeEncodeError):
+        cli._write(str(target), "\ud800")
+    assert ("<html>", ["curve.html"]) == (target.read_text(), os.listdir(tmp_path))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -394,6 +598,7 @@ PROFILE = Profile(
     "jinja2", "processes", 2, 0.97, 0.075, 30_000_000,
     (Point(1, 1234.5, 1200.0, 1300.0, 3), Point(2, 2345.6, 2300.0, 2400.0, 3), Point(3, 2300.0, 2200.0, 2380.0, 3)),
     Scaling(1234.5, 0.05, 0.01, 0.01), 0.0008, 0.0, 12.5, "2026-11-26T17:27:58Z",
+    "processes", 64,
 )  # fmt: skip
 SIZING = Sizing(2, "tuned", (Term("tuned", 2.0, "2,346 items/s measured on 2026-11-26, 97% sure"),))
 TUNING = Tuning("pages", "one cpu", PROFILE, SIZING, 400, 0, None, 3, 20.0, 0.03, 0.0, settled=True)
@@ -401,7 +606,8 @@ TUNING = Tuning("pages", "one cpu", PROFILE, SIZING, 400, 0, None, 3, 20.0, 0.03
 
 def test_progress_of_a_tuning() -> None:
     """A line every few seconds, or a bar, says how much of the budget is used up and what was measured last."""
-    now, lines, stream = [0.0], [], io.StringIO()
+    now, stream = [0.0], io.StringIO()
+    lines: list[str] = []
     plain, bar = PlainProgress(lines.append, lambda: now[0]), Bar(stream)
     for share in (0.1, 0.2, 0.3):
         now[0] += PLAIN_SECONDS / 2
@@ -415,7 +621,7 @@ def test_progress_of_a_tuning() -> None:
     assert ["pages: 20%, 2 at work, round 1: 1,234/s"] == lines
 
 
-@pytest.mark.parametrize(("width", "shown"), [(40, 1), (120, 6)])
+@pytest.mark.parametrize(("width", "shown"), [(40, 1), (80, 6), (120, 6)])
 def test_a_chart_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, width: int, shown: int) -> None:
     """Narrow ones get counts, throughputs and bars; no line is longer than it may be, and the best is marked."""
     monkeypatch.setenv("COLUMNS", str(width))
@@ -427,7 +633,22 @@ def test_a_chart_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, width: int, 
     assert [False, False, True, False] == ["<- best" in line for line in lines]
     assert lines[2].count("█") > lines[1].count("█") > 0
     assert (shown > 1) == ("EFFICIENCY" in lines[0])
+    assert (shown > 1) == ("LAW" in lines[0])
     assert "\x1b" not in stream.getvalue()
+
+
+def test_figures_for_people() -> None:
+    """What is next to nothing is not told, and what could not be told has no best."""
+    lines = "\n".join(charts.tuning_lines(replace(TUNING, profile=replace(PROFILE, wait=6.43e-9, growth=1.0))))
+    assert "0.8 ms of CPU, no waiting; with some to spare" in lines
+    lines = "\n".join(charts.tuning_lines(replace(TUNING, profile=replace(PROFILE, wait=0.02, growth=2000.0))))
+    assert "0.8 ms of CPU, 20 ms of waiting, leaves 2.0 kB behind" in lines
+    assert "97% sure" in lines
+    points = (Point(one.workers, 1e9 * one.throughput, 1e9 * one.least, 1e9 * one.most, 3) for one in PROFILE.curve)
+    wide = replace(PROFILE, curve=tuple(points))
+    shown, taken = charts._fitting(replace(TUNING, profile=wide), 80)
+    assert 2 <= (shown.stop or 0) < 6
+    assert taken <= 80 - 12
 
 
 def test_a_page_says_nothing_to_the_browser(project: Project) -> None:
@@ -486,10 +707,11 @@ def test_a_ladder_goes_up(past: int, most: int) -> None:
 class FakePace:
     """Stands in for a tuning whose budget never ends; or, where it is `short`, has no time for all counts again."""
 
-    most_rounds, trial_seconds = 12, 0.0
+    trial_seconds = 0.0
 
-    def __init__(self, short: bool) -> None:
+    def __init__(self, short: bool, most_rounds: int = 12) -> None:
         self.short = short
+        self.most_rounds = most_rounds
 
     def has(self, seconds: float, *_: Any) -> bool:
         """Whether there is time left."""
@@ -506,18 +728,52 @@ class FakePace:
         """Nobody listens."""
 
 
-def swept(truth: Callable[[int], float], seed: int, *, noise: float, others: float = 0.0, **more: Any) -> Sweep:
-    """A sweep on 2 cores over a machine that is as fast as `truth` says, with moods and noise."""
+def swept(truth: Callable[[int], float], seed: int, *, noise: float, others: Any = 0.0, **more: Any) -> Sweep:
+    """A sweep on 2 cores over a machine that is as fast as `truth` says; `others`: CPUs, or a list of them by round."""
     draw = random.Random(seed)
-    options = {"standing": None, "usual": 2, "cores": 2.0, "idle": False, "short": False, **more}
+    options = {"standing": None, "usual": 2, "cores": 2.0, "idle": False, "short": False, "rounds": 12, **more}
 
     def measure(workers: int, *_: float) -> Trial:
-        return Trial(truth(workers) * draw.gauss(1, noise), others, 1.0)
+        company = others[len(found.rounds) % len(others)] if isinstance(others, list) else others
+        return Trial(truth(workers) * draw.gauss(1, noise), company, 1.0)
 
-    pace: Any = FakePace(options["short"])
-    sweep = Sweep(pace, measure, options["standing"], options["usual"], options["cores"], idle=options["idle"])
-    sweep.run(1000, waits=False)
-    return sweep
+    pace: Any = FakePace(options["short"], options["rounds"])
+    found = Sweep(pace, measure, options["standing"], options["usual"], options["cores"], idle=options["idle"])
+    found.run(1000, waits=False)
+    return found
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), min_size=12, max_size=12),
+    st.sampled_from([None, 1, 2, 4, 8, 512]),
+    st.integers(1, 12),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_sweep_always_ends_with_an_answer(
+    others: list[float], standing: int | None, rounds: int, idle: bool, short: bool
+) -> None:
+    """Whichever rounds are the quietest, and whichever counts those have: later ones have contenders only."""
+    found = swept(lambda n: 10.0 * min(n, 20), 1, noise=0.02, others=others, standing=standing, rounds=rounds,
+                  idle=idle, short=short)  # fmt: skip
+    assert found.chosen in found.counts == [point.workers for point in found.curve()]
+    assert found.told <= (len(found.rounds) >= 3)
+
+
+def test_the_first_round_is_the_loudest() -> None:
+    """The count that stays while others are at work need not be in any of the rounds that count."""
+    others = [2.0, 2.0, 2.0, *[1.0] * 9]
+    found = swept(lambda n: 10.0 * min(n, 20), 1, noise=0.02, others=others, idle=True, short=True)
+    assert not any(2 in one for one in found.judged())
+    assert (True, True) == (found.chosen >= 16, found.beyond_doubt)
+
+
+def test_what_was_told() -> None:
+    """Enough rounds that were quiet, or an answer that no company explains; else nothing."""
+    assert swept(lambda n: 100.0 * min(n, 2), 1, noise=0.01).told
+    assert not swept(lambda n: 100.0 * min(n, 2), 1, noise=0.01, rounds=2).told
+    assert not swept(lambda n: 100.0 * min(n, 2), 1, noise=0.01, others=1.0).told
+    assert swept(lambda n: 10.0 * min(n, 20), 1, noise=0.01, others=1.0, idle=True).told
 
 
 def test_sweeps_find_the_count_that_is_best() -> None:
