@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import corpora
 from contest import JOBS, LIMIT, OURS, PLAIN, RUST, Contest, count_records, entries, job_of, ratios
 from generators import PATTERNS, Profile
-from measuring import REPOSITORY, adopt_orphans, orphans_cpu
+from measuring import REPOSITORY, orphans_cpu
 from opponents import OPPONENTS, variant
 from report import RUST_TARGETS
+
+from chora_mp.measuring import adopt_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable

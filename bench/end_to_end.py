@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from contest import JOBS, LIMIT, OURS, PLAIN, Contest, count_records, entries, job_of, ours
-from measuring import REPOSITORY, adopt_orphans, machine_facts, ram_disk, say
+from measuring import REPOSITORY, machine_facts, ram_disk, say
 from opponents import OPPONENTS, variant
 from report import LEGEND, table
+
+from chora_mp.measuring import adopt_orphans
 
 if TYPE_CHECKING:
     from contest import Result

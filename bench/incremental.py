@@ -24,7 +24,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from measuring import REPOSITORY, adopt_orphans, measure, say
+from measuring import REPOSITORY, measure, say
+
+from chora_mp.measuring import adopt_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from contest import JOBS, job_of
-from measuring import Run, adopt_orphans, measure, ram_disk
+from measuring import Run, measure, ram_disk
 from opponents import variant
+
+from chora_mp.measuring import adopt_orphans
 
 LIMITS: dict[str, dict[str, Any]] = {
     "none": {"limits": {"timeout": None}, "errors": {}},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import platform
@@ -10,16 +9,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from chora_mp.machine import Machine
+from chora_mp.machine import Machine, cpu_model
+from chora_mp.measuring import Watch
 
 if TYPE_CHECKING:
     import resource
@@ -31,7 +30,6 @@ SAMPLE = 0.02  # seconds between two looks at the main process's memory
 TREE_SAMPLE = 0.2  # the same for all processes, or more: the kernel walks through their pages, and that may take
 TREE_SHARE = 0.01  # at most so much of a CPU's time
 STATE = ".chora-mp"  # where chora-mp keeps its ledger, below the output folder
-PR_SET_CHILD_SUBREAPER = 36  # from <linux/prctl.h>
 
 
 @dataclass(slots=True)
@@ -85,37 +83,25 @@ def waited(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusag
         raise
 
 
-class watched:  # noqa: N801  reads as a word in a with statement
+class watched(Watch):  # noqa: N801  reads as a word in a with statement
     """Looks at memory while the block runs: of a process, and of all processes below this one."""
 
+    seconds = SAMPLE
+
     def __init__(self, pid: int) -> None:
+        super().__init__()
         self.status = f"/proc/{pid}/status"
         self.megabytes: float | None = None
         self.all_megabytes: float | None = None
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self.watch, daemon=True)
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.thread.join()
-
-    def watch(self) -> None:
-        """Look until the block is over; the kernel keeps the main process's maximum, so the last look counts."""
-        due = time.monotonic() + SAMPLE
-        while not self.over.wait(SAMPLE):
-            self.look()
-            if time.monotonic() >= due:
-                due = self.look_at_all()
+        self.due = time.monotonic() + SAMPLE
 
     def look(self) -> None:
-        """Note the high-water mark; a process at its end has none any more."""
+        """Note the high-water mark, which the kernel keeps; a process at its end has none any more."""
         found = kilobytes(self.status, "VmHWM:")
         if found is not None:
             self.megabytes = found / 1024
+        if time.monotonic() >= self.due:
+            self.due = self.look_at_all()
 
     def look_at_all(self) -> float:
         """Note the sum of those below this process, adopted ones included; returns the moment to look again."""
@@ -148,15 +134,6 @@ def descendants(pid: int) -> Iterator[int]:
                 yield from descendants(child)
     except OSError:
         return
-
-
-def adopt_orphans() -> None:
-    """Become the parent of processes that outlive an opponent's main process, as a fork server does for a moment.
-
-    Only so is their processor time counted. On systems other than Linux nothing happens.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def orphans_cpu(patience: float = 10.0) -> float:
@@ -216,21 +193,12 @@ def machine_facts() -> dict[str, Any]:
         "cpu_quota": here.cpus if here.cpus_from.startswith("cgroup") else None,
         "memory_mb": memory.total // 2**20,
         "available_memory_mb": here.memory // 2**20,
-        "cpu_model": cpu_model(),
+        "cpu_model": cpu_model() or platform.processor() or "unknown",
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": packages(),
         "load_before": round(os.getloadavg()[0], 2),
     }
-
-
-def cpu_model() -> str:
-    """The processor's name, as Linux gives it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    except OSError:
-        return platform.processor() or "unknown"
 
 
 def packages() -> dict[str, str]:

@@ -13,16 +13,15 @@ rounds interleaved, medians.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, Self
-
-import psutil
+from typing import Any, NamedTuple
 
 from chora_mp import Job, batch_generate_stream
+from chora_mp.measuring import Watch, resident
 
 PLUGIN = """
 import asyncio, time
@@ -68,30 +67,15 @@ def measured(job: Job, items: int, seconds: float) -> Run:
     return Run(max(ends) - min(starts), time.monotonic() - began, sorted(starts), memory.most)
 
 
-class Memory:
+class Memory(Watch):
     """The most memory that this process and all below it had at one time, looked at ten times a second."""
 
-    def __enter__(self) -> Self:
-        self.most = 0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
+    seconds = 0.1
+    most = 0
 
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        while not self._done.wait(0.1):
-            total = 0
-            for process in (me, *me.children(recursive=True)):
-                try:
-                    total += process.memory_info().rss
-                except psutil.Error:
-                    continue
-            self.most = max(self.most, total)
+    def look(self) -> None:
+        """Look once."""
+        self.most = max(self.most, resident(os.getpid()))
 
 
 def job_for(folder: Path, generator: str, workers: int | str = "auto", **limits: Any) -> Job:

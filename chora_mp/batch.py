@@ -32,7 +32,7 @@ from chora_mp.findings import load_rows
 from chora_mp.gate import Gate, gate_path
 from chora_mp.lanes import ConcurrentLane, InlineLane, ProcessLane
 from chora_mp.ledger import Ledger, job_identity
-from chora_mp.machine import Machine, machine_name
+from chora_mp.machine import Machine
 from chora_mp.observers import Observers, Progress
 from chora_mp.outputs import Folder
 from chora_mp.planning import Plan, Planner, Wishes, alone, ask_to_compile
@@ -400,9 +400,8 @@ class _Run:
 
     def _heed_profiles(self, ledger: Ledger, bundle: Bundle) -> None:
         """Take what `tune` has measured with these templates on this machine for the number of workers."""
-        found = ledger.profiles(bundle.digest) if self._job.workers == "auto" else []
-        here = machine_name(self._machine) if found else ""
-        self._profiles = {(one.generator, one.lane): one for machine, one in found if machine == here}
+        found = ledger.profiles(bundle.digest, self._machine) if self._job.workers == "auto" else []
+        self._profiles = {(one.generator, one.lane): one for one in found}
         name = self._job.generator or ""
         if profile := self._profiles.get((name, "processes")):
             limits = self._job.limits_of(name)

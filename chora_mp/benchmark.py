@@ -33,9 +33,11 @@ from chora_mp.figures import (
     with_whole,
     worker_counts,
 )
+from chora_mp.generators import PAID
 from chora_mp.machine import Machine
 from chora_mp.measuring import Measured, RunError, Task, measure
 from chora_mp.sampling import Kept, is_lines, sample
+from chora_mp.sizing import CPU_FACTORS
 from chora_mp.version import __version__
 
 if TYPE_CHECKING:
@@ -50,8 +52,6 @@ _RAM_DISK = "/dev/shm"  # noqa: S108  (folders in it get names of their own)
 _PROBES = (10, 100, 1_000, 10_000, 100_000)  # records of the first runs, until one takes long enough to tell the pace
 _LONG_ENOUGH = 1.0  # seconds, or a tenth of the budget
 _BLOCK = 4096  # bytes that the smallest document takes on a disk
-_WAITING = {"threads", "asyncio"}
-_PAID = "code_generation"
 _TRIES = 50
 _PATIENCE = 4  # times what a run was expected to take: beyond that, and what an item may take, it hangs
 _SLACK = 10.0  # seconds that any run may take longer, however busy the machine
@@ -154,7 +154,7 @@ def _is_saved(path: str) -> bool:
 
 def _refuse_paid(job: Job, generators: set[str]) -> None:
     """Raises `JobError` for what asks services that count, and maybe bill, every request."""
-    reasons = [f"the generator {name} asks a service for every item" for name in generators & {_PAID}]
+    reasons = [f"the generator {name} asks a service for every item" for name in generators & PAID]
     if not reasons and any(job.limits_of(name).rate is not None for name in generators or {""}):
         reasons = ["it has a rate, as services have that bill every request"]
     if reasons:
@@ -230,7 +230,7 @@ class _Bench:
             raise ChoraError(f"{self._source.name}: holds no record; there is nothing to measure")
         self._tell("trying a few items")
         sizing = self._tried()
-        waiting = bool(sizing.get("at_once")) or any(term["detail"] in _WAITING for term in sizing["terms"])
+        waiting = bool(sizing.get("at_once")) or any(term["detail"] in CPU_FACTORS for term in sizing["terms"])
         asked = None if self._job.workers == "auto" else self._job.workers
         auto, tuned = self._auto(sizing["workers"])
         counts = self._counts(auto, asked, waiting=waiting, tuned=tuned)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Any
 
-from chora_mp.progress import count, duration
+from chora_mp.progress import aligned, count, duration
 from chora_mp.progress import size as bytes_of
+from chora_mp.sizing import figure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,10 +26,7 @@ def curve_lines(found: Tuning) -> Iterator[str]:
     """The curve in plain, aligned lines."""
     marks = ("", *(_MARK if _is_best(found, point) else "" for point in found.profile.curve))
     cells = (_header(found), *(_row(found, point) for point in found.profile.curve))
-    rows = [(*row, mark) for row, mark in zip(cells, marks, strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from aligned([(*row, mark) for row, mark in zip(cells, marks, strict=True)], left=())
 
 
 def print_curve(found: Tuning, stream: IO[str]) -> None:
@@ -117,7 +115,7 @@ def tuning_lines(found: Tuning) -> Iterator[str]:
 def _at_work(found: Tuning, workers: int) -> str:
     if not found.sizing.at_once:
         return count(workers, "worker")
-    return f"{workers:,} item{'' if workers == 1 else 's'} at a time"
+    return f"{count(workers, 'item')} at a time"
 
 
 def _answer(found: Tuning) -> str:
@@ -132,11 +130,6 @@ def _no_answer(found: Tuning) -> str:
     earlier = any(term.name == "tuned" for term in found.sizing.terms)
     by = "an earlier profile" if earlier else "the formula"
     return f"{found.job}: nothing could be told; it stays at {_at_work(found, found.sizing.workers)}, by {by}"
-
-
-def figure(value: float) -> str:
-    """`86,722`, `12.3`, `0.0451`: a number for people."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -88,9 +88,11 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _budget(value: object) -> float:
+    from chora_mp.tuning import LEAST_BUDGET  # noqa: PLC0415  (as the command itself does)
+
     seconds = units.seconds(value)
-    if seconds < 1:
-        raise ValueError(f"{seconds:g} s is too short for anything to be measured; 1 s at least")
+    if seconds < LEAST_BUDGET:
+        raise ValueError(f"{seconds:g} s is too short for anything to be measured; {LEAST_BUDGET:g} s at least")
     return seconds
 
 
@@ -109,6 +111,13 @@ def _shard(text: str) -> tuple[int, int]:
 
 _JOB = click.argument("job", metavar="JOB", type=click.Path())
 _OUTPUT_DIR = click.option("-o", "--output-dir", type=click.Path(), help="Look here instead of the job's output.dir.")
+_PROGRESS = click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "plain", "none"]),
+    default="auto",
+    show_default=True,
+    help="How progress is shown on stderr; auto: a bar on a terminal, else nothing.",
+)
 _DURATION = _measure(units.seconds)
 _SIZE = _measure(units.size)
 _RATE = _measure(units.rate)
@@ -163,13 +172,7 @@ def cli() -> None:
 )
 @click.option("--summary", metavar="FILE|-", help="Write the summary as JSON to a file, or to stdout.")
 @click.option("--events", metavar="FILE|-", help="Append what happens to a file as JSON lines, or write it to stdout.")
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "bar", "plain", "none"]),
-    default="auto",
-    show_default=True,
-    help="How progress is shown on stderr; auto: a bar on a terminal, else nothing.",
-)
+@_PROGRESS
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors and failures.")
 def render(
     job: str,
@@ -295,13 +298,7 @@ def size(job: str | None, as_json: bool, **what_if: Any) -> None:
 @click.option("--yes", "paid", is_flag=True, help="Also measure what may cost money: each item is made many times.")
 @click.option("--plot", metavar="FILE.html", help="Write the curve to a page to look at (needs the extra 'plots').")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "bar", "plain", "none"]),
-    default="auto",
-    show_default=True,
-    help="How progress is shown on stderr; auto: a bar on a terminal, else nothing.",
-)
+@_PROGRESS
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress, and print only the number of workers.")
 def tune(
     job: str,
@@ -854,13 +851,14 @@ def _lane_of(job: Job, found: list[Profile], profile: Profile | None) -> str:
 
 
 def _print_sizing(sizing: Sizing) -> None:
+    from chora_mp.progress import aligned  # noqa: PLC0415
+
     rows = [("TERM", "WORKERS", "FROM", "")]
     for term in sizing.terms:
         value = "-" if term.value is None else f"{term.value:g}"
         rows.append((term.name, value, term.detail, "<- binds" if term.name == sizing.binds else ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for name, value, detail, binds in rows:
-        _say(f"{name:<{widths[0]}}  {value:>{widths[1]}}  {detail:<{widths[2]}}  {binds}".rstrip())
+    for line in aligned(rows, left=(0, 2, 3)):
+        _say(line)
     _say(f"workers: {sizing.workers}")
 
 

@@ -212,8 +212,8 @@ class DocumentCode(CodeGenerator):
             super().visit_Call(node, frame, forward_caller=forward_caller)
         elif self._is_macro(node.node) and node.dyn_args is None and node.dyn_kwargs is None:
             self._call_macro(node, frame)
-        elif isinstance(node.node, nodes.Getattr) and _is_method(node):
-            self._call_method(node, node.node, frame)
+        elif (method := _method(node)) is not None:
+            self._call_method(node, method, frame)
         else:
             super().visit_Call(node, frame)
 
@@ -252,10 +252,12 @@ class DocumentCode(CodeGenerator):
         super().macro_def(macro_ref, frame)
 
 
-def _is_method(node: nodes.Call) -> bool:
-    """Whether this is likely a method of a built-in type, called with nothing but its arguments in order."""
+def _method(node: nodes.Call) -> nodes.Getattr | None:
+    """What is called, where that is likely a method of a built-in type, with nothing but its arguments in order."""
     plain = not node.kwargs and node.dyn_args is None and node.dyn_kwargs is None
-    return plain and isinstance(node.node, nodes.Getattr) and node.node.attr in _METHODS and _varies(node)
+    if plain and isinstance(node.node, nodes.Getattr) and node.node.attr in _METHODS and _varies(node):
+        return node.node
+    return None
 
 
 def _with_line(piece: str | nodes.Expr) -> nodes.Expr | None:

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 SPAN_SECONDS = 0.075
 """Work in a span: long beside what handing it over costs (0.3 ms), short beside what anybody waits for."""
 
-MOST_ANSWERS = 250
-"""Spans a second, of all seats: one costs the coordinator 0.3 to 0.5 ms, so with many seats spans are longer."""
-
+_MOST_ANSWERS = 250  # spans a second, of all seats: one costs the coordinator 0.3 to 0.5 ms
 _FIRST_SECONDS = 0.01  # as little as it takes to learn how long items are
 _FIRST_COUNT = 64
 _MOST_COUNT = 20_000
@@ -313,8 +311,7 @@ class Dispatch:
         return min(max(1, wanted), _MOST_COUNT)
 
     def _aim(self) -> float:
-        """Seconds of work that a span should have."""
-        return max(self._span_seconds, len(self._crew.seats) / MOST_ANSWERS)
+        return span_aim(self._span_seconds, len(self._crew.seats))
 
     def _worth_a_seat(self) -> bool:
         """Whether another seat would save more time than it costs: work / n - work / (n + 1) against its opening."""
@@ -544,6 +541,11 @@ class Dispatch:
             for seat in self._crew.seats[1:]:
                 self._sacrificed.add(seat.number)
                 seat.kill()
+
+
+def span_aim(seconds: float, seats: int) -> float:
+    """Seconds of work that a span should have: so many, or with many seats more, for the coordinator's sake."""
+    return max(seconds, seats / _MOST_ANSWERS)
 
 
 def together(

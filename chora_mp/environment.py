@@ -321,11 +321,8 @@ class Expression:
 
     def __call__(self, variables: dict[str, Any]) -> str:
         """The expression's text. Raises whatever the look-ups and filters in it raise."""
-        try:  # as `filled`, without the call
-            if text := self.fill(variables):
-                return text
-        except (KeyError, TypeError):
-            pass
+        if text := self.filled(variables):
+            return text
         if self._parts is None:
             return self._document.render(variables)
         texts = []

@@ -19,6 +19,9 @@ LONGEST = 10.0
 FORMAT = "chora-mp bench 1"
 """What a saved benchmark begins with."""
 
+RESTLESS = 0.1
+"""The share of the CPUs beyond which what others take is nothing that a median sets right; an idle desktop has less."""
+
 _FEWEST = 20  # records in a sample: one for each worker of the widest row
 _TURNS = 10  # items that each of those that wait side by side should have: with few, the last ones wait alone
 _WIDEST = 10  # workers for each CPU: more only take memory
@@ -26,7 +29,6 @@ _MOST_WAITING = 10_000  # as many coroutines as one worker has
 _SURE = 3.0  # times between the least and the most that an item may take: beyond that an estimate tells nothing
 _NEARLY_ALL = 0.8  # a sample of so much of the whole saves nothing worth a doubt
 _ALIKE = 1.02  # less than that no three runs can tell apart
-_RESTLESS = 0.1  # of the CPUs; what an idle desktop takes is less
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,7 @@ class Benchmark:
 
     def is_restless(self) -> bool:
         """Whether enough else was going on to make workers look worse than they are."""
-        return (self.others() or 0.0) > _RESTLESS * self.facts.cpus
+        return (self.others() or 0.0) > RESTLESS * self.facts.cpus
 
     def as_dict(self) -> dict[str, Any]:
         """The benchmark as `bench --json` prints it and `--save` writes it."""

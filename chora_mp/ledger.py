@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from chora_mp.job import Job
+    from chora_mp.machine import Machine
     from chora_mp.profiles import Profile
     from chora_mp.records import BatchResult, ItemResult
 
@@ -305,10 +306,10 @@ class Ledger:
 
     # -- profiles
 
-    def profiles(self, bundle: str) -> list[tuple[str, Profile]]:
-        """The profiles that were measured with a bundle, each with the name of its machine, the latest first."""
+    def profiles(self, bundle: str, machine: Machine) -> list[Profile]:
+        """The profiles that were measured with a bundle on such a machine, the latest first."""
         with self._told():
-            return _profiles(self.db, bundle)
+            return _profiles(self.db, bundle, machine)
 
     def keep_profile(self, machine: str, bundle: str, profile: Profile) -> None:
         """Keep what was measured of one generator on one lane, and close; the ledger stays sealed if it was."""
@@ -444,7 +445,7 @@ class Ledger:
             raise LedgerError(f"{shown(self.path)}: {_reason(error, self._folder)}") from None
 
 
-def profiles_in(folder: str, bundle: str) -> list[tuple[str, Profile]]:
+def profiles_in(folder: str, bundle: str, machine: Machine) -> list[Profile]:
     """As `Ledger.profiles`, of the ledger in the state folder `folder`; none where there is none that can be read.
 
     Nothing is made, and nobody kept waiting: what is at work there goes on.
@@ -456,19 +457,21 @@ def profiles_in(folder: str, bundle: str) -> list[tuple[str, Profile]]:
         _refuse_other_files(path)
         with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=_READER_MS / 1000)) as db:
             db.execute("PRAGMA query_only = ON")
-            return _profiles(db, bundle)
+            return _profiles(db, bundle, machine)
     except (sqlite3.Error, OSError, _DamagedError):
         return []
 
 
-def _profiles(db: sqlite3.Connection, bundle: str) -> list[tuple[str, Profile]]:
+def _profiles(db: sqlite3.Connection, bundle: str, machine: Machine) -> list[Profile]:
     sql = "SELECT machine, profile FROM profiles WHERE bundle = ? ORDER BY measured DESC"
     rows = db.execute(sql, (bundle,)).fetchall()
     if not rows:
         return []
-    from chora_mp.profiles import revived  # noqa: PLC0415  (most jobs have none)
+    from chora_mp.machine import machine_name  # noqa: PLC0415  (most jobs have none, and ask nothing of the system)
+    from chora_mp.profiles import revived  # noqa: PLC0415
 
-    return [(machine, profile) for machine, text in rows if (profile := revived(text)) is not None]
+    here = machine_name(machine)
+    return [profile for name, text in rows if name == here and (profile := revived(text)) is not None]
 
 
 def job_identity(ledger: Ledger, job: Job) -> str | None:

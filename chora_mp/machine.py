@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 
@@ -48,10 +48,15 @@ def machine_name(machine: Machine, root: Path = Path("/")) -> str:
     The CPUs are those that may be used, so that fewer of them make another machine. No word of the host: containers
     have a new name each time, and machines of one kind are alike.
     """
-    found = re.search(r"^model name\s*:\s*(.+)$", _head(root / "proc/cpuinfo"), re.MULTILINE)
-    model = " ".join(found[1].split()) if found else os.uname().machine
+    model = cpu_model(root) or os.uname().machine
     cpus = "1 cpu" if machine.cpus == 1 else f"{machine.cpus:.4g} cpus"
     return f"{model}, {cpus}, {psutil.virtual_memory().total / 1e9:.0f} GB"
+
+
+def cpu_model(root: Path = Path("/")) -> str | None:
+    """The processor's name, as Linux gives it; None: it gives none."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _head(root / "proc/cpuinfo"), re.MULTILINE)
+    return " ".join(found[1].split()) if found else None
 
 
 def busy_seconds() -> float | None:
@@ -62,8 +67,13 @@ def busy_seconds() -> float | None:
         mine = [one for number, one in enumerate(times) if number in usable]
     except (AttributeError, OSError, NotImplementedError):
         return None
-    names = ("user", "nice", "system", "irq", "softirq", "steal")  # steal: what the host's other guests took
-    return sum(getattr(one, name, 0.0) for one in mine for name in names) if len(mine) == len(usable) else None
+    return sum(map(worked, mine)) if len(mine) == len(usable) else None
+
+
+def worked(times: Any) -> float:
+    """Seconds of psutil's CPU times that were no waiting: for whomever, the host's other guests (`steal`) included."""
+    names = ("user", "nice", "system", "irq", "softirq", "steal")
+    return float(sum(getattr(times, name, 0.0) for name in names))
 
 
 def cpu_seconds(pid: int) -> float:

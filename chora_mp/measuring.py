@@ -36,7 +36,6 @@ _ORPHAN_SECONDS = 10.0  # what processes may take to end after the main one
 _LOOK_SECONDS = 0.02  # between two looks at the main process's memory: 50 µs each
 _LOOKS_A_ROUND = 10  # of those, one at all processes: a millisecond or more
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-_DEADLY = {"Timeout", "WorkerDied"}  # failures that the coordinator finds, and not the template: it has no line
 
 
 class RunError(ChoraError):
@@ -156,8 +155,7 @@ def main() -> None:
 def keep(path: str, asker: int) -> None:
     """Have the task at `path` done, and report on stdout."""
     signal.signal(signal.SIGINT, lambda *_: None)  # a function, unlike SIG_IGN, is not handed down to the task
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     with open(path + ".said", "w+b") as said:
         busy, started = _busy(), time.perf_counter()
         command = [*_command("do"), path]
@@ -194,9 +192,18 @@ def _busy() -> float:
     """Seconds that the machine's CPUs have been at work, for us, for others, or for the host's other guests."""
     import psutil  # noqa: PLC0415
 
-    times = psutil.cpu_times()
-    names = ("user", "nice", "system", "irq", "softirq", "steal")
-    return float(sum(getattr(times, name, 0.0) for name in names))
+    from chora_mp.machine import worked  # noqa: PLC0415
+
+    return worked(psutil.cpu_times())
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes that outlive their own, as a fork server does for a moment.
+
+    Only so is their processor time counted. On systems other than Linux nothing happens.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _orphans() -> float:
@@ -223,16 +230,12 @@ def _end_all() -> None:
             child.kill()
 
 
-class Memory:
-    """Looks at the memory of a process and its descendants while the block runs: the peaks `main` and `all`, in bytes.
+class Watch:
+    """Looks every so many `seconds` while the block runs, in a thread of its own; `look` says at what."""
 
-    Ends the whole process group where the asker is gone: there is nobody left to do it.
-    """
+    seconds = _LOOK_SECONDS
 
-    def __init__(self, pid: int, asker: int) -> None:
-        self.main: int | None = None
-        self.all: int | None = None
-        self._pid, self._asker = pid, asker
+    def __init__(self) -> None:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -245,17 +248,38 @@ class Memory:
         self._thread.join()
 
     def _watch(self) -> None:
+        while not self._over.wait(self.seconds):
+            self.look()
+
+    def look(self) -> None:
+        """Look once."""
+        raise NotImplementedError
+
+
+class Memory(Watch):
+    """Looks at the memory of a process and its descendants while the block runs: the peaks `main` and `all`, in bytes.
+
+    Ends the whole process group where the asker is gone: there is nobody left to do it.
+    """
+
+    def __init__(self, pid: int, asker: int) -> None:
+        super().__init__()
+        self.main: int | None = None
+        self.all: int | None = None
+        self._pid, self._asker = pid, asker
+        self._looks = 0
+
+    def look(self) -> None:
+        """Look at the main process, now and then at all of them."""
         import psutil  # noqa: PLC0415
 
-        looks = 0
-        while not self._over.wait(_LOOK_SECONDS):
-            if os.getppid() != self._asker:
-                os.killpg(0, signal.SIGKILL)
-            looks += 1
-            with contextlib.suppress(psutil.Error, OSError):
-                self.main = max(self.main or 0, self._peak())
-                if looks % _LOOKS_A_ROUND == 0:
-                    self.all = max(self.all or 0, self._sum())
+        if os.getppid() != self._asker:
+            os.killpg(0, signal.SIGKILL)
+        self._looks += 1
+        with contextlib.suppress(psutil.Error, OSError):
+            self.main = max(self.main or 0, self._peak())
+            if self._looks % _LOOKS_A_ROUND == 0:
+                self.all = max(self.all or 0, resident(self._pid))
 
     def _peak(self) -> int:
         """The kernel keeps the greatest that the main process had, so that the last look counts."""
@@ -267,14 +291,16 @@ class Memory:
         with open(status, encoding="ascii", errors="replace") as lines:
             return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
-    def _sum(self) -> int:
-        import psutil  # noqa: PLC0415
 
-        main, total = psutil.Process(self._pid), 0
-        for process in (main, *main.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-        return total
+def resident(pid: int) -> int:
+    """Bytes that a process and all below it have in memory; what they share counts in each. Raises `psutil.Error`."""
+    import psutil  # noqa: PLC0415
+
+    main, total = psutil.Process(pid), 0
+    for process in (main, *main.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
+    return total
 
 
 # ---- the task's side ---------------------------------------------------------------------------------------
@@ -299,10 +325,12 @@ def do(path: str) -> None:
 def _render(task: Task) -> dict[str, Any]:
     """The run's summary, with the first of its failures, and the first that ended its worker or its time."""
     from chora_mp.batch import batch_generate  # noqa: PLC0415
+    from chora_mp.policy import DEADLY  # noqa: PLC0415
 
     result = batch_generate(task.job, shard=task.shard, force=True).as_dict()
     failures = result["failures"]
-    deadly = [one for one in failures if one["error"]["type"] in _DEADLY and one["error"]["template"] is None]
+    # A template may raise what is called the same, and has a name.
+    deadly = [one for one in failures if one["error"]["type"] in DEADLY and one["error"]["template"] is None]
     return {**result, "failures": failures[:1], "deadly": deadly[:1]}
 
 

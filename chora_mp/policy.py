@@ -17,6 +17,9 @@ Policy = Literal["collect", "fail-fast"]
 RETRIES = 2
 """Further attempts where retries are asked for without a number: three in all, as chora-compose documents."""
 
+DEADLY = frozenset({"Timeout", "WorkerDied"})
+"""Types of failures that the coordinator finds, and not the worker, which has come to its end by the item."""
+
 _NOISE = 1e-9  # 29 of 100 are not more than 0.29 of them, whatever 0.29 * 100 comes to
 _FIRST_SHARE = 100  # items before a share of an unknown total means anything
 

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 from chora_mp.events import ReadingStarted, RenderingEnded, RenderingStarted, SpanCompleted, TuningAdvanced
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
     from chora_mp.events import Event
     from chora_mp.generation import Listed
@@ -220,10 +220,7 @@ def status_lines(status: Status) -> Iterator[str]:
         else:
             numbers = [f"{run[name]:,}" for name in ("successful", "failed", "unchanged", "not_reached", "workers")]
             rows.append((run["started"], duration(run["seconds"]), *numbers, _options(run["options"])))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for started, *figures, options in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(figures, widths[1:], strict=False)]
-        yield "  ".join([f"{started:<{widths[0]}}", *cells, options]).rstrip()
+    yield from aligned(rows, left=(0, len(rows[0]) - 1))
     if status.failures:
         yield from failures_by_cause(status.failures)
 
@@ -314,9 +311,18 @@ def generator_lines(rows: Iterable[Listed]) -> Iterator[str]:
     """A table of generators, a line each."""
     table = [("GENERATOR", "LANE", "AT A TIME", "WHAT IT IS")]
     table += [(row.name, row.lane, "many" if row.concurrent else "one", row.about) for row in rows]
-    widths = [max(len(line[column]) for line in table) for column in range(3)]
-    for line in table:
-        yield "  ".join(f"{text:<{width}}" for text, width in zip(line, [*widths, 0], strict=True)).rstrip()
+    yield from aligned(table, left=range(len(table[0])))
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Container[int]) -> Iterator[str]:
+    """The lines of a table: columns with the numbers `left` stand to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            f"{cell:<{width}}" if number in left else f"{cell:>{width}}"
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
 
 
 def count(number: int, noun: str) -> str:

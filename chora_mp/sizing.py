@@ -130,7 +130,7 @@ def _cpus_or_tuned(machine: Machine, factor: float, profile: Profile | None) -> 
 
 def _tuned(profile: Profile) -> Term:
     best = profile.best
-    measured = f"{_figure(best.throughput)} items/s measured on {profile.measured[:10]}, {profile.sureness:.0%} sure"
+    measured = f"{figure(best.throughput)} items/s measured on {profile.measured[:10]}, {profile.sureness:.0%} sure"
     return Term("tuned", float(profile.workers), measured)
 
 
@@ -172,8 +172,8 @@ def _size(count: int) -> str:
     return f"{count / (1000 * MB):.1f} GB" if count >= 1000 * MB else f"{count / MB:.4g} MB"
 
 
-def _figure(value: float) -> str:
-    """`1,234`, `12.3`: a number for people."""
+def figure(value: float) -> str:
+    """`86,722`, `12.3`, `0.0451`: a number for people."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -11,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 from chora_mp.dispatch import SPAN_SECONDS
+from chora_mp.figures import RESTLESS
 from chora_mp.profiles import Point
 from chora_mp.scaling import SURE, TOLERANCE, choose, improve, levels, sureness
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from chora_mp.trials import Sample, Trial
 
     Measure = Callable[[int, float, float], Trial]
-
-RESTLESS = 0.1
-"""The share of the CPUs beyond which what others take is nothing that a median could set right."""
 
 SPAN_SHARE = 0.2
 """What is kept of the budget for trying sizes of spans."""
@@ -128,10 +126,9 @@ class Sweep:
                     return standing
                 found[size] = trial.throughput
             rounds.append(found)
-            better = [
-                size for size, pace in levels(rounds).items() if pace > (1 + TOLERANCE) * levels(rounds)[standing]
-            ]
-            sizes = [size for size in sizes if size == standing or size in better]
+            reached = levels(rounds)
+            least = (1 + TOLERANCE) * reached[standing]
+            sizes = [size for size in sizes if size == standing or reached.get(size, 0.0) > least]
             if len(sizes) < 2:
                 return standing
         return improve([{size: one[size] for size in sizes} for one in rounds], standing)

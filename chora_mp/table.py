@@ -6,7 +6,7 @@ import statistics
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from chora_mp.figures import least_sample
-from chora_mp.progress import count, duration
+from chora_mp.progress import aligned, count, duration
 from chora_mp.progress import size as bytes_of
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _HEADER_OF_CHANGES = ("APPROACH", "SPEED-UP", "", "ITEMS/S", "", "ITEMS/CPU S", 
 
 def table_lines(found: Benchmark) -> Iterator[str]:
     """The table in plain, aligned lines."""
-    yield from _aligned([_HEADER, *(_row(found, one) for one in found.approaches)])
+    yield from aligned([_HEADER, *(_row(found, one) for one in found.approaches)], left=(0, len(_HEADER) - 1))
 
 
 def print_table(found: Benchmark, stream: IO[str], clean: Callable[[str], str]) -> None:
@@ -82,16 +82,6 @@ def _memory(one: Approach) -> str:
     main = max((run.main_bytes or 0 for run in one.runs), default=0)
     whole = max((run.all_bytes or 0 for run in one.runs), default=0)
     return f"{bytes_of(main)} of {bytes_of(max(main, whole))}" if main else "-"
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            f"{cell:<{width}}" if column in (0, len(row) - 1) else f"{cell:>{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
 
 
 # ---- below the table ---------------------------------------------------------------------------------------
@@ -211,7 +201,7 @@ def change_lines(changes: Changes, found: Benchmark) -> Iterator[str]:
         speedup = _cells(one.speedup if one.workers else None, 2)
         notes = f"worse: {', '.join(one.worse)}" if one.worse else ""
         rows.append((names[one.workers], *speedup, *_cells(one.items_per_s, 0), *_cells(one.items_per_cpu_s, 0), notes))
-    yield from _aligned(rows)
+    yield from aligned(rows, left=(0, len(_HEADER_OF_CHANGES) - 1))
     yield from changes.remarks
 
 

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from chora_mp.bundle import shown
 from chora_mp.crew import Crew
-from chora_mp.dispatch import MOST_ANSWERS, SPAN_SECONDS, Dispatch
+from chora_mp.dispatch import SPAN_SECONDS, Dispatch, span_aim
 from chora_mp.errors import Interrupted, OutputError, WorkerError
 from chora_mp.findings import load_rows
 from chora_mp.lanes import ConcurrentLane, ProcessLane, ProcessSeat
 from chora_mp.machine import busy_seconds, cpu_seconds
+from chora_mp.policy import DEADLY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +43,6 @@ _REGIONS = 16  # places of the source that records are taken from
 _PIECES, _PIECE_SECONDS = 8, 0.02  # of each: spans are put together from these
 _ITEMS = 64  # of each, on lanes that have many items in work
 _ENDLESS = 1 << 40
-_FATAL = ("Timeout", "WorkerDied")
 _UNFIT = "nothing can be measured like this, mend that first"
 _NAMES = "'chora-mp render' names it"
 _WARM_UP_SECONDS = 60.0  # besides what an item may take
@@ -236,10 +236,14 @@ class Records:
 def refuse_deaths(outcome: Outcome) -> None:
     """Raise `WorkerError` for an item that ended its worker or took too long: each time would cost as much again."""
     for item in outcome.items:
-        if item.error is not None and item.error.type in _FATAL:
-            where = f" ({item.source.file}:{item.source.line})" if item.source and item.source.line else ""
-            message = f"{item.key}{where}: {item.error.type}: {item.error.message}"
-            raise WorkerError(f"{message}; {_UNFIT}")
+        if item.error is not None and item.error.type in DEADLY:
+            raise WorkerError(f"{complaint(item)}; {_UNFIT}")
+
+
+def complaint(item: ItemResult) -> str:
+    """What is wrong with an item: `key (file:line): Type: message`."""
+    where = f" ({item.source.file}:{item.source.line})" if item.source and item.source.line else ""
+    return f"{item.key}{where}: {item.error.type}: {item.error.message}" if item.error else f"{item.key}{where}"
 
 
 class Rotation:
@@ -421,7 +425,7 @@ class ProcessTrials(_Trials):
     def measure(self, workers: int, seconds: float, span_seconds: float = SPAN_SECONDS) -> Trial:
         """What so many workers do, measured for about so many seconds. Raises as `Dispatch`."""
         sample, folder = self._sample, self._fresh_folder()
-        span_seconds = max(span_seconds, workers / MOST_ANSWERS)  # as dispatch does
+        span_seconds = span_aim(span_seconds, workers)
         spans = [span for region in sample.regions for span in region.spans(span_seconds)]
         supply = Rotation(spans, whole=True)
         self._place = lambda span: os.path.join(folder, str(supply.times[span.seq]))

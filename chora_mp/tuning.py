@@ -21,7 +21,8 @@ from chora_mp.crew import Crew
 from chora_mp.dispatch import SPAN_SECONDS
 from chora_mp.errors import Interrupted, JobError, SourceError
 from chora_mp.events import ReadingStarted, TuningAdvanced
-from chora_mp.generators import built_in
+from chora_mp.figures import RESTLESS
+from chora_mp.generators import PAID, built_in
 from chora_mp.lanes import ProcessLane
 from chora_mp.ledger import NAME, Ledger, job_identity
 from chora_mp.machine import Machine, machine_name
@@ -34,8 +35,8 @@ from chora_mp.selection import Selection
 from chora_mp.sizing import CPU_FACTORS
 from chora_mp.sources.chunks import FileSpans
 from chora_mp.state import held, run_name, store_bundle
-from chora_mp.sweep import LEAST_ROUNDS, RESTLESS, Sweep
-from chora_mp.trials import Field, ProcessTrials, Records, Sampler, WaitingTrials, make_room
+from chora_mp.sweep import LEAST_ROUNDS, Sweep
+from chora_mp.trials import Field, ProcessTrials, Records, Sampler, WaitingTrials, complaint, make_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from chora_mp.job import Job
     from chora_mp.planning import Plan, PlannedGroup
     from chora_mp.profiles import Point
-    from chora_mp.records import ItemResult
     from chora_mp.sizing import Limits, Sizing
     from chora_mp.state import State
     from chora_mp.trials import Sample
@@ -64,7 +64,6 @@ _MARGIN = 1.5  # of the most memory that was seen: the largest record of all was
 _LEAST_MARGIN = 16 * 10**6  # bytes
 _MOST_TRIED = 4096
 _UNSTEADY = 0.4  # a quiet machine has 0.02; a disk that fell behind with writing has made 2.5
-_PAID = ("code_generation",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +214,8 @@ class _Tuner:
             if os.path.exists(os.path.join(state.folder, NAME)):
                 ledger = stack.enter_context(Ledger(state.folder))
                 job_identity(ledger, self._job)
-            name = machine_name(self._machine)
-            earlier = ledger.profiles(bundle.digest) if ledger else []
-            known = {(one.generator, one.lane): one for machine, one in earlier if machine == name}
+            earlier = ledger.profiles(bundle.digest, self._machine) if ledger else []
+            known, name = {(one.generator, one.lane): one for one in earlier}, machine_name(self._machine)
             found = self._measured(bundle, state, known, name)
             if found.kept:
                 (ledger or stack.enter_context(Ledger(state.folder))).keep_profile(name, bundle.digest, found.profile)
@@ -289,11 +287,11 @@ class _Tuner:
     def _refuse_rate(self, group: PlannedGroup) -> None:
         """Nothing is called more often than it may be, and what is paid for only if somebody says so."""
         name, limits = group.generator, self._job.limits_of(group.generator)
-        if limits.rate is not None and (name in _PAID or name not in built_in()):
+        if limits.rate is not None and (name in PAID or name not in built_in()):
             says = "limits.latency says how long one takes" if limits.latency is None else "see 'chora-mp size'"
             held = f"holds {name!r} back, so that it decides, and no number of workers"
             raise JobError([f"{self._job.where('limits.rate')}: {held}; {says}"])
-        if name in _PAID and not self._wish.paid:
+        if name in PAID and not self._wish.paid:
             raise JobError([_paid_words(name)])
 
     def _refuse_sample(self, group: PlannedGroup, sample: Sample) -> None:
@@ -301,7 +299,8 @@ class _Tuner:
             counted = ", ".join(sorted(sample.usage))
             raise JobError([f"{_paid_words(group.generator)} ({counted})"])
         if sample.failed >= sample.items:
-            raise SourceError(f"nothing can be measured: all of {sample.items:,} items failed: {_told(sample.failure)}")
+            why = complaint(sample.failure) if sample.failure else "nobody knows why"
+            raise SourceError(f"nothing can be measured: all of {sample.items:,} items failed: {why}")
 
     # -- measuring
 
@@ -314,10 +313,41 @@ class _Tuner:
         machine: str,
     ) -> Tuning:
         """Measure counts, and what comes of it."""
-        name = group.generator
-        lane = self._job.options_of(name).lane or group.lane
-        standing, limits, waits = known.get((name, lane)), self._job.limits_of(name), lane in CPU_FACTORS
-        memory = _with_margin(sample.memory)
+        lane = self._job.options_of(group.generator).lane or group.lane
+        standing, limits = known.get((group.generator, lane)), self._job.limits_of(group.generator)
+        sweep, most, span_seconds, memory = self._counted(group, lane, limits, standing, sample, field_)
+        profile = _profile(group, lane, sweep, sample, span_seconds, memory, most)
+        counts = profile if sweep.told else standing
+        sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent, profile=counts)
+        return Tuning(
+            self._job.name,
+            machine,
+            profile,
+            sizing,
+            sample.items,
+            sample.failed,
+            complaint(sample.failure) if sample.failure else None,
+            len(sweep.rounds) if most > 1 else 0,
+            time.monotonic() - self._began,
+            spread(sweep.judged()) if len(sweep.judged()) > 1 else None,
+            sweep.company(),
+            sweep.settled,
+            sweep.told,
+            self._doubt(sweep, most),
+            tuple(self._advice(profile, sizing, sweep, most) if sweep.told else self._what_stays(sizing, sweep, most)),
+        )
+
+    def _counted(
+        self,
+        group: PlannedGroup,
+        lane: str,
+        limits: Limits,
+        standing: Profile | None,
+        sample: Sample,
+        field_: Field,
+    ) -> tuple[Sweep, int, float, int | None]:
+        """The sweep, the most that it was allowed, the seconds of a span, and the bytes that a worker needs."""
+        waits, memory = lane in CPU_FACTORS, _with_margin(sample.memory)
         most = min(self._items, self._most(limits, lane, memory, concurrent=group.concurrent))
         most = min(most, self._wish.max_workers or most)
         usual = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent).workers
@@ -340,26 +370,7 @@ class _Tuner:
             elif waits:  # shared out: the worker's own is among what they need
                 taken = _with_margin(sweep.memory.get(sweep.chosen, 0))
                 memory = taken and taken // sweep.chosen
-        profile = replace(_profile(group, lane, sweep, sample, span_seconds, memory), most=most)
-        counts = profile if sweep.told else standing
-        sizing = size_of(self._job, self._machine, limits, lane, concurrent=group.concurrent, profile=counts)
-        return Tuning(
-            self._job.name,
-            machine,
-            profile,
-            sizing,
-            sample.items,
-            sample.failed,
-            _told(sample.failure) if sample.failure else None,
-            len(sweep.rounds) if most > 1 else 0,
-            time.monotonic() - self._began,
-            spread(sweep.judged()) if len(sweep.judged()) > 1 else None,
-            sweep.company(),
-            sweep.settled,
-            sweep.told,
-            self._doubt(sweep, most),
-            tuple(self._advice(profile, sizing, sweep, most) if sweep.told else self._what_stays(sizing, sweep, most)),
-        )
+        return sweep, most, span_seconds, memory
 
     def _most(self, limits: Limits, lane: str, memory: int | None, *, concurrent: bool) -> int:
         """What all terms of the formula but the one for CPUs leave: no larger count could be used."""
@@ -457,7 +468,7 @@ def _standing(earlier: Profile | None, most: int) -> int | None:
 
 
 def _profile(
-    group: PlannedGroup, lane: str, sweep: Sweep, sample: Sample, span_seconds: float, memory: int | None
+    group: PlannedGroup, lane: str, sweep: Sweep, sample: Sample, span_seconds: float, memory: int | None, most: int
 ) -> Profile:
     """What is kept of it all."""
     curve = sweep.curve()
@@ -475,7 +486,7 @@ def _profile(
         sample.growth,
         datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         group.lane,
-        sweep.counts[-1],
+        most,
     )
 
 
@@ -503,11 +514,3 @@ def _paid_words(name: str) -> str:
     return (
         f"{name!r} asks a service that counts what it is asked, and would be called over and over; --yes if it may be"
     )
-
-
-def _told(item: ItemResult | None) -> str:
-    """`key (file:line): Type: message`."""
-    if item is None or item.error is None:
-        return "nobody knows why"
-    where = f" ({item.source.file}:{item.source.line})" if item.source and item.source.line else ""
-    return f"{item.key}{where}: {item.error.type}: {item.error.message}"

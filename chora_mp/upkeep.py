@@ -17,7 +17,6 @@ from chora_mp.errors import ChoraError, JobError, LedgerError, OutputError
 from chora_mp.job import Job
 from chora_mp.lanes import InlineLane, ProcessLane
 from chora_mp.ledger import NAME, Ledger, job_identity, profiles_in
-from chora_mp.machine import machine_name
 from chora_mp.outputs import Folder, files_in
 from chora_mp.planning import Planner, Wishes
 from chora_mp.records import Failure, ItemResult, Orders, Place
@@ -246,16 +245,11 @@ def _difference(text: str, other: str) -> str:
     return f"line {line} of the document is {other[start : at + 60]!r} and not {text[start : at + 60]!r}"
 
 
-def profile_of(job: Job, machine: Machine) -> Profile | None:
-    """The profile that a run goes by: of the job's generator, on its lane; None: nothing was measured there.
+def used_of(job: Job, found: Iterable[Profile]) -> Profile | None:
+    """The one of all profiles that a run goes by: of the job's generator, on its lane; None: there is none.
 
     Of content configs, which name their generators, the one that there is; None where there are several.
     """
-    return used_of(job, profiles_of(job, machine))
-
-
-def used_of(job: Job, found: Iterable[Profile]) -> Profile | None:
-    """The one of all that were measured here that a run goes by; None: there is none."""
     found = [one for one in found if job.generator in (None, one.generator)]
     used = [one for one in found if one.lane == (job.options_of(one.generator).lane or one.own_lane)]
     return used[0] if len(used) == 1 else None
@@ -272,9 +266,7 @@ def profiles_of(job: Job, machine: Machine) -> list[Profile]:
         digest = take_bundle(job).digest
     except ChoraError:
         return []
-    found = profiles_in(os.path.join(job.output.dir, STATE_FOLDER), digest)
-    here = machine_name(machine) if found else ""
-    return [one for name, one in found if name == here]
+    return profiles_in(os.path.join(job.output.dir, STATE_FOLDER), digest, machine)
 
 
 def _findings(job: Job, found: Surveyed) -> tuple[int, tuple[str, ...]]:

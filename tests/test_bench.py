@@ -148,7 +148,8 @@ def test_shares_of_a_file(job: opponents.Job) -> None:
 
 MEASURE = """
 import sys
-from measuring import adopt_orphans, measure
+from chora_mp.measuring import adopt_orphans
+from measuring import measure
 adopt_orphans()
 child = "x = b'x' * 80_000_000; import time; time.sleep(0.7)"
 parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); sum(range(10**7))"

@@ -287,21 +287,26 @@ FILTERS = {"gate": gate}
 """
 
 
-def test_interrupt(project: Project) -> None:
-    """Ctrl-C in the middle of a run: exit code 130, no process, no folder, no file is left."""
+def start_gated(project: Project, output: int) -> subprocess.Popen[bytes]:
+    """Start a benchmark whose items wait at a gate, in a session of its own."""
     project.records(*named(50))
     project.job("plugins: [gate.py]", template="{{ name | gate }}")
     project.write("gate.py", GATE)
     (project.folder / "tmp").mkdir()
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "chora_mp", "bench", "job.yaml", "-o", "documents"],
         cwd=project.folder,
         env={**os.environ, "TMPDIR": str(project.folder / "tmp")},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         start_new_session=True,
     )
+
+
+def test_interrupt(project: Project) -> None:
+    """Ctrl-C in the middle of a run: exit code 130, no process, no folder, no file is left."""
+    process = start_gated(project, subprocess.PIPE)
     try:
         await_((project.folder / "started").exists, "the first item")
         family = psutil.Process(process.pid).children(recursive=True)
@@ -322,18 +327,7 @@ def test_interrupt(project: Project) -> None:
 
 def test_the_asker_is_killed(project: Project) -> None:
     """Where the one who asked is gone, the processes end themselves."""
-    project.records(*named(50))
-    project.job("plugins: [gate.py]", template="{{ name | gate }}")
-    project.write("gate.py", GATE)
-    (project.folder / "tmp").mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "chora_mp", "bench", "job.yaml", "-o", "documents"],
-        cwd=project.folder,
-        env={**os.environ, "TMPDIR": str(project.folder / "tmp")},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start_gated(project, subprocess.DEVNULL)
     await_((project.folder / "started").exists, "the first item")
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()

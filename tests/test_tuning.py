@@ -46,7 +46,7 @@ from chora_mp.state import held
 from chora_mp.sweep import Sweep, ladder
 from chora_mp.trials import Piece, Region, Rotation, Sample, Trial
 from chora_mp.tuning import Tuning
-from chora_mp.upkeep import profile_of
+from chora_mp.upkeep import profiles_of, used_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,6 +54,12 @@ if TYPE_CHECKING:
 
     from chora_mp.events import Event
     from tests.conftest import Project
+
+
+def profile_of(job: Job, machine: Machine) -> Profile | None:
+    """What a run of the job goes by."""
+    return used_of(job, profiles_of(job, machine))
+
 
 LONG = "{% for n in range(500) %}{{ name }}{{ n }}{% endfor %}"  # so that not all of it is the file system
 QUICK = 2.0  # seconds that measuring may take; the least that trials take is what these tests take

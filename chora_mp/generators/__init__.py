@@ -24,6 +24,9 @@ GROUP = "chora_mp.generators"
 
 # Each is a module of this package, but for jinja2, which the renderer brings along.
 _BUILT_IN = ("jinja2", "minijinja", "template_fill", "demonstration", "bdd_scenario", "code_generation")
+PAID = frozenset({"code_generation"})
+"""Those that ask a service for every item, which counts what it is asked."""
+
 _ALIASES = {"bdd_scenario_assembly": "bdd_scenario"}
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
