@@ -5,11 +5,14 @@ from __future__ import annotations
 import marshal
 import os
 from array import array
+from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chora_mp.claims import Claims
+from chora_mp.sinks import is_sound
+from chora_mp.sources.chunks import storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,3 +94,33 @@ def load_rows(path: str) -> list[Any]:
         values: list[Any] = marshal.loads(file.read())
     os.unlink(path)
     return values
+
+
+class Expected:
+    """What the scan has found keys and paths to be, where they are made by more than look-ups.
+
+    What counts, draws lots or asks the clock gives another path now than the one that was checked for being unique.
+    """
+
+    def __init__(self, pieces: list[tuple[int, str]]) -> None:
+        """`pieces`: the first record of each piece of the source, and the file with its findings."""
+        self._firsts = [first for first, _ in pieces]
+        self._paths = [path for _, path in pieces]
+        self._piece = -1
+        self._found: dict[int, tuple[str, str]] = {}
+
+    def check(self, seq: int, key: str, path: str) -> None:
+        """Raise `ValueError` where the scan has found something else."""
+        piece = bisect_right(self._firsts, seq) - 1
+        if piece != self._piece:
+            rows = Findings.load(self._paths[piece]).rows
+            self._piece, self._found = piece, {self._firsts[piece] + row[0]: (row[1], row[2]) for row in rows}
+        if not key:  # there is no path to be written to either
+            return
+        found = self._found.get(seq)
+        if found is None:
+            raise ValueError(f"the key is {key!r} and there was none before; it must be the same each time")
+        now = storable(key), storable(path) if is_sound(path) else ""
+        if found != now:
+            what, one, real = ("key", 0, key) if found[0] != now[0] else ("output path", 1, path)
+            raise ValueError(f"the {what} is {real!r} and was {found[one]!r} before; it must be the same each time")

@@ -22,15 +22,18 @@ from typing import TYPE_CHECKING, Any
 from chora_mp.gate import rest
 from chora_mp.generation import awaited
 from chora_mp.generators import Throttled
-from chora_mp.worker import MOST_THROTTLED, ClosedError, LateError, cut_short, parser
+from chora_mp.item import ClosedError, LateError
+from chora_mp.rendering import MOST_THROTTLED, cut_short, parser
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Sequence
 
     from chora_mp.generation import Call
+    from chora_mp.item import Item
     from chora_mp.records import Outcome, Span
+    from chora_mp.rendering import Pass
     from chora_mp.slots import Slot
-    from chora_mp.worker import Item, Pass, Worker
+    from chora_mp.worker import Worker
 
     Answers = list[tuple[int, Outcome | Exception]]
 
@@ -147,14 +150,13 @@ class InFlight:
             while len(self._tasks) >= self._most:
                 self._room.clear()
                 await self._room.wait()
-            place, (line, raw) = ticket.entries.popleft()
-            item = ticket.pass_.new_item()
-            call = self._open(ticket, item, ticket.span.seq + place, line, raw)
+            place, entry = ticket.entries.popleft()
+            item = ticket.pass_.new_item(ticket.span.seq + place, entry)
+            call = self._open(ticket, item)
             if call is None:
                 continue
-            seq = ticket.span.seq + place
-            task = self._loop.create_task(self._one(ticket, item, seq, line, raw, call))
-            self._tasks[task] = ticket.span.seq, seq, math.inf
+            task = self._loop.create_task(self._one(ticket, item, call))
+            self._tasks[task] = ticket.span.seq, item.seq, math.inf
             task.add_done_callback(self._leave)
             gate = self._worker.gate(item.generator_name())
             if gate is not None and gate.is_narrow():  # one after the other, in their order
@@ -165,16 +167,16 @@ class InFlight:
         del self._tasks[task]
         self._room.set()
 
-    def _open(self, ticket: _Ticket, item: Item, seq: int, line: int | None, raw: bytes) -> Call | None:
+    def _open(self, ticket: _Ticket, item: Item) -> Call | None:
         """What an item has to call; None: it has come to its end already."""
-        one, since = ticket.pass_, _clock()
-        self._slot.at(ticket.span.seq, seq, since)
+        one = ticket.pass_
+        self._slot.at(ticket.span.seq, item.seq, item.since)
         try:
-            if one.open(item, seq, raw, parser(ticket.span)):
+            if one.open(item, parser(ticket.span)):
                 return item.ask()
             self._done(ticket, skipped=True)
         except BaseException as error:  # noqa: BLE001  (the person's own code may raise anything)
-            one.fail(item, ticket.span, seq, line, since, error)
+            one.fail(item, ticket.span, error)
             self._done(ticket)
         finally:
             self._slot.idle()
@@ -195,24 +197,25 @@ class InFlight:
 
     # -- an item
 
-    async def _one(self, ticket: _Ticket, item: Item, seq: int, line: int | None, raw: bytes, call: Call) -> None:
-        one, span, since = ticket.pass_, ticket.span, _clock()
+    async def _one(self, ticket: _Ticket, item: Item, call: Call) -> None:
+        one, span = ticket.pass_, ticket.span
+        item.since = _clock()
         try:
             try:
                 await self._gate(item)
             finally:
                 self._passed.set()
-            since = self._begin(ticket, seq)
-            made = await self._made(ticket, item, seq, call)
-            data = item.accept(made)
-            one.keep(item, seq, raw, data, since)
-            one.succeed(item, span, seq, line, since, data)
+            item.since = self._begin(ticket, item.seq)
+            made = await self._made(ticket, item, call)
+            item.data = item.accept(made)
+            one.keep(item)
+            one.succeed(item, span)
         except ClosedError:
             ticket.dropped += 1
         except BaseException as error:
             if isinstance(error, GeneratorExit):
                 raise
-            one.fail(item, span, seq, line, since, error)
+            one.fail(item, span, error)
         self._done(ticket)
 
     def _begin(self, ticket: _Ticket, seq: int) -> float:
@@ -225,20 +228,20 @@ class InFlight:
         """Note that an item is not at work, or in a thread, which the watchdog looks at: it cannot be late here."""
         self._tasks[asyncio.current_task()] = ticket.span.seq, seq, math.inf  # type: ignore[index]  # as above
 
-    async def _made(self, ticket: _Ticket, item: Item, seq: int, call: Call) -> Any:
+    async def _made(self, ticket: _Ticket, item: Item, call: Call) -> Any:
         """What the generator gives; a service that asks to wait is obeyed by all, and then asked again."""
         for _ in range(MOST_THROTTLED):
             try:
-                return await self._called(ticket, seq, call)
+                return await self._called(ticket, item.seq, call)
             except Throttled as throttled:
                 gate = self._worker.gate(call.generator.name)
                 if gate is None:
                     raise
                 gate.hold(throttled.seconds)
-                self._wait(ticket, seq)
+                self._wait(ticket, item.seq)
                 await self._gate(item)
-                self._begin(ticket, seq)
-        return await self._called(ticket, seq, call)
+                self._begin(ticket, item.seq)
+        return await self._called(ticket, item.seq, call)
 
     async def _called(self, ticket: _Ticket, seq: int, call: Call) -> Any:
         if self._threads is not None or not inspect.iscoroutinefunction(call.generator.function):

@@ -8,6 +8,7 @@ import marshal
 import os
 import pickle
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -494,6 +495,78 @@ def test_many_failures_are_handed_back_early(shop):
     assert 20 < outcome.done < 500
     assert (outcome.done, outcome.done) == (outcome.failed, len(outcome.items))
     assert outcome.done == worker.render(span.after(outcome.done), AMPLE).items[0].seq
+
+
+# ---- abreast ---------------------------------------------------------------------------------------------
+
+KINDS = {
+    "good": lambda name: {"name": name},
+    "long": lambda name: {"name": name, "text": "x" * 3000},
+    "no JSON": lambda name: name,
+    "no name": lambda name: {"text": name},
+    "fails": lambda name: {"name": name, "fails": True},
+    "in the way": lambda name: {"name": f"folder/{name}"},
+    "not asked for": lambda name: {"name": f"other-{name}"},
+}
+
+
+@given(kinds=st.lists(st.sampled_from(list(KINDS)), max_size=100), details=st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+def test_items_abreast_are_what_they_are_one_by_one(shop, kinds, details):
+    """Whatever goes through the steps together: the same outcomes in the same order as of spans of one record."""
+    shop.write("out/folder.txt", "")
+    job = {"key": "{{ name }}", "output": Output(shop.out, "{{ 'folder.txt/' if '/' in name }}{{ name }}.txt")}
+    template = "{% if fails %}{{ absent }}{% endif %}{{ text or name }}"
+    span = shop.span(*(KINDS[kind](f"n{number}") for number, kind in enumerate(kinds)))
+
+    def rendered(most: int, folder: str) -> tuple[list[Any], list[int], list[Any]]:
+        os.makedirs(shop.folder / folder, exist_ok=True)
+        shop.write(f"{folder}/folder.txt", "")
+        worker = shop.worker(template, job={**job, "jinja": JinjaOptions(undefined="default")}, details=details,
+                             only="[nf]*", output=str(shop.folder / folder), rows=True)  # fmt: skip
+        rest, items, rows, counts = span, [], [], Counter()
+        while rest.count:
+            outcome = worker.render(rest.first(min(most, rest.count)), AMPLE)
+            items += [(one.seq, one.key, one.path, one.status, one.size, one.digest, one.error and one.error.type)
+                      for one in outcome.items]  # fmt: skip
+            rows += [row[:5] for row in rows_of(outcome)] if outcome.rows else []
+            counts += Counter(rendered=outcome.rendered, skipped=outcome.skipped, written=outcome.written)
+            rest = rest.after(outcome.done)
+        return items, rows, sorted(counts.items())
+
+    together, alone = rendered(1000, "together"), rendered(1, "alone")
+    assert together == alone
+    assert [seq for seq, *_ in together[0]] == sorted(seq for seq, *_ in together[0])
+
+
+@pytest.mark.parametrize(
+    ("template", "orders"),
+    [
+        ("{{ look() }}{{ pause() }}", {}),
+        ("{{ look() }}{{ 'x' * 5000 }}", {}),
+        ("{{ look() }}", {"memory": 10**9}),
+        ("{{ look() }}", {"gated": True}),
+    ],
+    ids=["slow", "large", "capped", "behind a gate"],
+)
+def test_who_goes_alone(shop, template, orders):
+    """Slow items, large ones, and those that need memory or a turn of their own are written before the next begins."""
+    seen = []
+    worker = shop.worker(template, plugin="GLOBALS = {'look': None, 'pause': None}", **orders)
+    worker._renderer.globals.update(look=lambda: seen.append(len(shop.outputs())), pause=lambda: time.sleep(0.002))
+    worker.render(shop.span(*names(*map(str, range(10)))), AMPLE)
+    assert list(range(10)) == seen
+
+
+def test_tiny_items_go_abreast(shop):
+    """Each with its own note in the slot, and its own time in the row."""
+    seen, written = [], []
+    worker = shop.worker("{{ look() }}", plugin="GLOBALS = {'look': None}", rows=True)
+    worker._renderer.globals["look"] = lambda: (seen.append(shop.slot.read().seq), written.append(os.listdir(shop.out)))
+    outcome = worker.render(shop.span(*names(*map(str, range(100)))), AMPLE)
+    assert list(range(100)) == seen
+    assert len({len(found) for found in written}) < 50
+    assert all(0 < row[-1] < outcome.seconds for row in rows_of(outcome))
 
 
 # ---- failures --------------------------------------------------------------------------------------------
