@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 _TICK = 0.1  # seconds between looks whether to stop
 
+# What a worker was at when it died of it, for a person who has to find out why.
+_DOING = {
+    "prepare": "compiled the templates, before anything was rendered",
+    "survey": "compiled the templates, before anything was rendered",
+    "spool": "read the source, before anything was rendered",
+    "scan": "looked through the source, before anything was rendered",
+    "compare": "rendered the sample",
+    "gauge": "rendered the sample",
+    "render_into": "rendered the sample",
+}
+
 
 class Crew:
     """The open seats of a lane. Leaving the context ends them, at once if it is left by an error."""
@@ -157,4 +168,4 @@ class Crew:
         ending = self.replace(seat) if seat in self.seats else None
         if again:
             words = ending.words if ending else "ended"
-            raise WorkerError(f"the worker {words} in {task[0]!r}, before anything was rendered")
+            raise WorkerError(f"the worker {words} while it {_DOING.get(task[0], 'got things ready')}")

@@ -67,10 +67,10 @@ def busy_seconds() -> float | None:
         mine = [one for number, one in enumerate(times) if number in usable]
     except (AttributeError, OSError, NotImplementedError):
         return None
-    return sum(map(worked, mine)) if len(mine) == len(usable) else None
+    return sum(map(_worked, mine)) if len(mine) == len(usable) else None
 
 
-def worked(times: Any) -> float:
+def _worked(times: Any) -> float:
     """Seconds of psutil's CPU times that were no waiting: for whomever, the host's other guests (`steal`) included."""
     names = ("user", "nice", "system", "irq", "softirq", "steal")
     return float(sum(getattr(times, name, 0.0) for name in names))

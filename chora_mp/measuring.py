@@ -154,10 +154,12 @@ def main() -> None:
 
 def keep(path: str, asker: int) -> None:
     """Have the task at `path` done, and report on stdout."""
+    from chora_mp.machine import busy_seconds  # noqa: PLC0415  (brings psutil)
+
     signal.signal(signal.SIGINT, lambda *_: None)  # a function, unlike SIG_IGN, is not handed down to the task
     adopt_orphans()
     with open(path + ".said", "w+b") as said:
-        busy, started = _busy(), time.perf_counter()
+        busy, started = busy_seconds(), time.perf_counter()
         command = [*_command("do"), path]
         task = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)  # noqa: S603  (our own Python)
         with Memory(task.pid, asker) as memory:
@@ -165,7 +167,7 @@ def keep(path: str, asker: int) -> None:
             seconds = time.perf_counter() - started
         task.returncode = os.waitstatus_to_exitcode(status)
         cpu = usage.ru_utime + usage.ru_stime + _orphans()
-        busy = _busy() - busy - cpu - time.process_time()
+        still, ours = busy_seconds(), cpu + time.process_time()
         said.seek(0)
         words = said.read().decode(errors="replace").split("\n")
     report = {
@@ -177,7 +179,7 @@ def keep(path: str, asker: int) -> None:
         "all_bytes": memory.all,
         # Elsewhere nobody adopts orphans, and what they took is not known.
         "cpu_s": cpu if sys.platform == "linux" else None,
-        "others": max(0.0, busy / seconds) if sys.platform == "linux" else None,
+        "others": None if busy is None or still is None else max(0.0, (still - busy - ours) / seconds),
     }
     print(json.dumps(report))
 
@@ -186,15 +188,6 @@ def _answer(path: str) -> Any:
     with contextlib.suppress(FileNotFoundError), open(path + ".answer", encoding="utf-8") as file:
         return json.load(file)
     return None
-
-
-def _busy() -> float:
-    """Seconds that the machine's CPUs have been at work, for us, for others, or for the host's other guests."""
-    import psutil  # noqa: PLC0415
-
-    from chora_mp.machine import worked  # noqa: PLC0415
-
-    return worked(psutil.cpu_times())
 
 
 def adopt_orphans() -> None:

@@ -246,7 +246,9 @@ def test_plugin_that_kills_its_worker(project: Project) -> None:
     project.records(*named("a"))
     project.job(PLUGIN)
     project.write("filters.py", "import os\n\nos._exit(3)\n")
-    assert ["the worker ended with exit code 3 in 'prepare', before anything was rendered"] == refused(project)
+    assert [
+        "the worker ended with exit code 3 while it compiled the templates, before anything was rendered"
+    ] == refused(project)
 
 
 # ---- sources -----------------------------------------------------------------------------------------------

@@ -349,7 +349,10 @@ def test_a_plugin_that_kills_its_process_at_import(project: Project) -> None:
     """Every worker dies before it is ready: the run ends, and says how they died."""
     ended = Case(project, plugin="import os\nos._exit(7)\n").run()
     assert_stopped(ended)
-    assert "the worker ended with exit code 7 in 'prepare', before anything was rendered" == only_complaint(ended)
+    assert (
+        "the worker ended with exit code 7 while it compiled the templates, before anything was rendered"
+        == only_complaint(ended)
+    )
 
 
 def test_a_plugin_that_kills_every_process_but_the_first(project: Project) -> None:
@@ -366,7 +369,10 @@ def test_a_key_that_kills(project: Project) -> None:
     project.job('key: "{{ name }}{{ fault|fault }}"\nplugins: [faults.py]', template=TEMPLATE)
     ended = case.run()
     assert_stopped(ended)
-    assert "the worker was killed by SIGKILL in 'scan', before anything was rendered" == only_complaint(ended)
+    assert (
+        "the worker was killed by SIGKILL while it looked through the source, before anything was rendered"
+        == only_complaint(ended)
+    )
     assert {} == case.documents()
 
 

@@ -223,5 +223,5 @@ def test_a_source_of_ones_own_that_kills_its_process(project: Project) -> None:
     ended = case.run()
     ended.assert_tidy()
     assert (2, {}) == (ended.code, case.documents())
-    words = "the worker ended with exit code 7 in 'spool', before anything was rendered"
+    words = "the worker ended with exit code 7 while it read the source, before anything was rendered"
     assert [f"chora-mp: {words}"] == ended.err.splitlines()
