@@ -6,6 +6,8 @@ tests pass with it (`tox -e jinja`); all that is not spelled out here is Jinja2'
 
 from __future__ import annotations
 
+import re
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import nodes
@@ -23,6 +25,14 @@ DICT_NAMES = frozenset(dir(dict))
 LOOP_NAMES = frozenset(("index", "index0", "first", "depth", "depth0", "previtem"))
 """What a template may ask of `loop` that runs nobody's code: what an iterable's raises, `getattr` may take."""
 
+# Where code asks a context for nothing but the values of names.
+_ASKS_FOR_NAMES = re.compile(
+    r"def root\(context, missing=missing, environment=environment\):"
+    r"|resolve = context\.resolve_or_missing\n"
+    r"|= environment\.look_up\(context, "
+)
+_ASKS_MORE = re.compile(r"\bcontext\b")  # or is a text that says so: then the template gets a context for nothing
+
 _TOGETHER = 3  # names; for fewer of them one call costs more than it saves
 
 # Methods of built-in types, which want no context; of those that two types have, dict's.
@@ -39,7 +49,7 @@ class DocumentCode(CodeGenerator):
     - `row.name` on a plain dict is an item of it, looked up in place.
     - All text and values between two tags are joined and yielded once.
     - Text is tested for before `str` is called, which turns bytes into `b'…'`: the check for bytes is free.
-    - The names of a frame are looked up together.
+    - The names of a frame are looked up together; a template that asks for nothing else is marked (`needs_names_only`).
     - A macro of the template's own, or an imported one, is called without asking what it wants to be passed; so are
       methods of text, lists and dicts, and what `loop` knows is read.
 
@@ -58,6 +68,9 @@ class DocumentCode(CodeGenerator):
             self._macros |= {name if isinstance(name, str) else name[1] for name in imported.names}
         self._modules = {imported.target for imported in node.find_all(nodes.Import)}
         super().visit_Template(node, frame)
+        code = self.stream.getvalue() if isinstance(self.stream, StringIO) else "context"
+        if not _ASKS_MORE.search(_ASKS_FOR_NAMES.sub("", code)):
+            self.writeline("needs_names_only = True")
 
     def write_commons(self) -> None:
         self.writeline("_Macro = environment.Macro")

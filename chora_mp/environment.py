@@ -11,7 +11,7 @@ import types
 from collections import deque
 from collections.abc import MutableMapping, MutableSet
 from inspect import getattr_static
-from typing import TYPE_CHECKING, Any, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, get_origin
 
 import jinja2
 from jinja2 import nodes
@@ -20,6 +20,7 @@ from jinja2.nodes import EvalContext
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.sandbox import SandboxedEnvironment as StockSandboxedEnvironment
+from jinja2.utils import missing
 
 from chora_mp.compiler import DICT_NAMES, DocumentCode
 from chora_mp.filters import FILTERS
@@ -250,17 +251,20 @@ def _class(options: JinjaOptions) -> type[DocumentEnvironment]:
 class Document:
     """A template ready to render records: one call, no copy of the globals through Jinja2's chained maps."""
 
-    __slots__ = ("_blocks", "_evaluation", "_fields", "_render", "template")
+    __slots__ = ("_blocks", "_evaluation", "_fields", "_names_only", "_render", "template")
 
     def __init__(self, template: jinja2.Template) -> None:
         self.template = template
         self._render = template.root_render_func
+        self._names_only = "needs_names_only" in self._render.__globals__
         self._blocks = template.blocks
         model = Context(template.environment, {}, template.name, template.blocks)
         self._fields, self._evaluation = vars(model), vars(model.eval_ctx)
 
     def render(self, variables: dict[str, Any]) -> str:
         """The document for `variables`, which hold globals, constants and the record's names, in rising order."""
+        if self._names_only:
+            return "".join(self._render(_Names(variables)))  # type: ignore[arg-type]  # as much of a context as it needs
         # A copy of a context that was made once, with all that a template may change made anew: half the time.
         context, evaluation = _new(Context), _new(EvalContext)
         evaluation.__dict__.update(self._evaluation)
@@ -274,6 +278,21 @@ class Document:
             # A macro holds its context and the context its macros: the record is to go now, not when Python looks for
             # garbage, or hundreds of them are kept.
             context.parent, context.vars = {}, {}
+
+
+class _Names:
+    """As much of a context as a template needs that wants nothing but the values of names."""
+
+    __slots__ = ("parent",)
+
+    vars: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, variables: dict[str, Any]) -> None:
+        self.parent = variables
+
+    def resolve_or_missing(self, name: str) -> Any:
+        """The value of a name, or what stands for none."""
+        return self.parent.get(name, missing)
 
 
 class Expression:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # A message must fit the pipe beside its neighbour, or a worker's death in the middle of it leaves the other end waiting
 # for ever. Estimated generously below; the pipe holds 64 KiB.
 _FULL_MESSAGE = 9 * 2**10  # bytes; the item that goes beyond adds 6 KiB at the most
-_USUAL_WEIGHT = 300  # bytes of a message that tell of an item
+_USUAL_WEIGHT = 160  # bytes that tell of an item, besides its key and path
 _FULL_TEXTS = 8 * 2**20  # bytes of kept documents before a span is handed back early: memory stays flat
 
 # What leaves a worker that had better be replaced: its memory, or its descriptors, are used up.
@@ -94,23 +94,16 @@ class Pass:
         """Render the span's records in order, for about `budget` seconds. Raises `SourceError`."""
         if self._rows:
             self._rows.begin(span)
-        started = now = _clock()
-        end = started + budget
-        look = min(end, started + _LOOK_SECONDS)
-        done = size = 0
-        for item in self._made(span, read, parse):
+        started, done, size = _clock(), 0, 0
+        for item in self._made(span, read, parse, started + budget):
             if not self._finish(item, span):
                 break
-            done, size, now = item.seq - span.seq + 1, size + 1, _clock()
-            if self._full:
+            done, size = item.seq - span.seq + 1, size + 1
+            if item.failed and self._full:  # the others of its batch are done again: the message has no room for them
                 break
-            if now > look:
-                if now > end or self._allowance.is_over():
-                    break
-                look = min(end, now + _LOOK_SECONDS)
         self._slot.done(span.seq)
         self._allowance.loosen()  # what the span leaves is no item's
-        return self._outcome(done, size, now - started)
+        return self._outcome(done, size, _clock() - started)
 
     def _outcome(self, done: int, size: int, seconds: float) -> Outcome:
         """What became of the first `done` records, `size` of which were to be rendered."""
@@ -135,12 +128,13 @@ class Pass:
 
     # -- one item after the other
 
-    def _made(self, span: Span, read: _Reader, parse: Callable[[bytes], Any]) -> Iterator[Item]:
-        """The span's items in order, as far as their documents, or with a failure instead.
+    def _made(self, span: Span, read: _Reader, parse: Callable[[bytes], Any], end: float) -> Iterator[Item]:
+        """The span's items in order, as far as their documents, or with a failure instead, until it is `end`.
 
         Small ones go through each step some at a time: what a CPU has at hand is then of use for the next item, and is
-        not driven out by the file system's code and data, and theirs by ours. Who stops asking has nothing to undo.
+        not driven out by the file system's code and data, and theirs by ours.
         """
+        look = min(end, _clock() + _LOOK_SECONDS)
         entries = self._entries(span, read)
         while items := self._opened(entries, parse):
             while items:
@@ -149,6 +143,11 @@ class Pass:
                     return
                 yield from items[:made]
                 del items[:made]
+                now = _clock()
+                if self._full or (now > look and (now > end or self._allowance.is_over())):
+                    return
+                if now > look:
+                    look = min(end, now + _LOOK_SECONDS)
 
     def _entries(self, span: Span, read: _Reader) -> Iterator[Item]:
         """The span's records, still as bytes. Raises `SourceError`."""
@@ -183,13 +182,11 @@ class Pass:
     def _opened(self, entries: Iterator[Item], parse: Callable[[bytes], Any]) -> list[Item]:
         """The next items, turned to records: as many as the last ones were that could be rendered together.
 
-        One at a time where each is to have its memory, or its turn, to itself; few where much is told of each.
+        One at a time where each is to have its memory, or its turn, to itself; no more than a message has room for.
         """
         most = 1 if self._gated or self._orders.memory is not None else self._worker.abreast
-        if self._orders.details:
-            most = min(most, 1 + (_FULL_MESSAGE - self._weight) // _USUAL_WEIGHT)
         items: list[Item] = []
-        size = 0
+        size, room = 0, _FULL_MESSAGE - self._weight
         for item in entries:
             try:
                 self.open(item, parse)
@@ -200,7 +197,9 @@ class Pass:
             items.append(item)
             item.seconds = _clock() - item.since
             size += len(item.raw)
-            if len(items) >= most or size > _BYTES_ABREAST or item.failed:
+            if self._orders.details:
+                room -= _USUAL_WEIGHT + len(item.key) + len(item.path)
+            if len(items) >= most or size > _BYTES_ABREAST or room < 0 or item.failed:
                 break
         return items
 
@@ -401,7 +400,7 @@ class Pass:
                 usage=item.usage,
             )
         )
-        self._weight += 160 + len(key.encode()) + len(path.encode())
+        self._weight += _USUAL_WEIGHT + len(key.encode()) + len(path.encode())
         if failed:
             texts = (failed.type, failed.message, failed.template or "", *failed.chain)
             self._weight += 100 + sum(len(text.encode()) + 4 for text in texts)

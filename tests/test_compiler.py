@@ -89,6 +89,7 @@ pieces = st.one_of(
 bodies = st.lists(st.recursive(pieces, blocks, max_leaves=8), min_size=1, max_size=4).map("\n".join)
 templates = st.one_of(
     bodies.map(lambda body: START + body),
+    bodies,
     bodies.map(lambda body: f"{{% extends 'base' %}}{START}{{% block body %}}{body}{{{{ super() }}}}{{% endblock %}}"),
 )
 
@@ -105,6 +106,8 @@ def told(environment: jinja2.Environment, record: dict[str, Any]) -> tuple[Any, 
     except Exception as error:  # noqa: BLE001  (any error is a result here)
         return type(error), str(error)
     try:
+        if isinstance(environment, DocumentEnvironment):
+            return ("document", Document(template).render({**environment.globals, **record}))
         # `render` would put frames of Jinja2's own in the place of those that tell of templates.
         return ("document", "".join(template.root_render_func(template.new_context(record))))
     except Exception as error:  # noqa: BLE001
@@ -175,6 +178,40 @@ def test_corners_are_stock(kind, undefined, source):
     for autoescape in (False, True):
         stock, ours = both(kind, source, record, autoescape=autoescape, undefined=undefined)
         assert stock == ours
+
+
+@pytest.mark.parametrize(
+    ("source", "is_enough"),
+    [
+        ("{{ a }}", True),
+        ("{{ a }}{{ b.c }}{{ d }}", True),
+        ("{% for a in b %}{{ a.c }}{{ loop.index }}{{ d }}{% else %}{{ nowhere }}{% endfor %}", True),
+        ("{% with x = a %}{{ x | upper }}{{ b is none }}{% endwith %}", True),
+        ("{% for i in b %}{% set x = (a, 'b') | named %}{{ x }}{% endfor %}", False),
+        ("{% for i in b %}{% set x = ('a', 'b') | named %}{{ x }}{% endfor %}", False),
+        ("{{ a | map('named') | join }}", False),
+        ("{{ a() }}", False),
+        ("{{ a is in_context }}", False),
+        ("{% set x = a %}{{ x }}", False),
+        ("{% include 'part' %}", False),
+        ("{% block x %}{% endblock %}", False),
+        ("{% macro m() %}{% endmacro %}{{ m() }}", False),
+        ("resolve = context.resolve_or_missing\n{{ a }}", False),
+        ("{% autoescape a %}{{ b }}{% endautoescape %}", False),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[0].__name__)
+def test_who_needs_names_only(kind, source, is_enough):
+    """A template that asks for the values of names gets these alone; one that may ask for more, a whole context."""
+    record, found = {"a": str, "b": [1], "d": "D"}, []
+    for one in kind:
+        environment = one(loader=jinja2.DictLoader({**LIBRARY, "main": source}))
+        environment.filters["named"] = jinja2.pass_context(lambda context, value: f"{context.name}{value}")
+        environment.tests["in_context"] = jinja2.pass_context(lambda context, value: value in context.parent.values())
+        found.append(told(environment, record))
+        if isinstance(environment, DocumentEnvironment):
+            assert is_enough == Document(environment.get_template("main"))._names_only
+    assert found[0] == found[1]
 
 
 def test_records_go_with_their_documents():

@@ -38,6 +38,8 @@ LARGEST_MESSAGE = 16 * 2**10
 AMPLE = 600.0
 """A budget, in seconds, that no test uses up."""
 
+SLOW = "import time\nFILTERS = {'slow': lambda x: time.sleep(0.02) or x}"
+
 
 class Workshop:
     """A folder with a job, and workers for it in this very process."""
@@ -249,7 +251,8 @@ def test_picked_records(shop, picks):
 
 def test_picked_records_one_by_one(shop):
     """A span is handed back behind a record that it picks, and what is left of it picks the rest."""
-    worker, span = shop.worker(details=True), shop.span(*names(*"abcdef"))
+    worker = shop.worker("{{ name|slow }}", plugin=SLOW, details=True)  # else two are done in no time
+    span = shop.span(*names(*"abcdef"))
     span, found = replace(span, picks=b"\0\1\0\1\1\0"), []
     while span.size:
         outcome = worker.render(span, 0.0)
@@ -394,7 +397,7 @@ def test_keys_and_paths_that_stay(shop):
 
 def test_the_budget(shop):
     """When the time is up the rest of the span is left: what is done is done, in order."""
-    worker = shop.worker("{{ name|slow }}", plugin="import time\nFILTERS = {'slow': lambda x: time.sleep(0.02) or x}")
+    worker = shop.worker("{{ name|slow }}", plugin=SLOW)
     span = shop.span(*names(*"abcdefghij"))
     outcome = worker.render(span, 0.03)
     assert 1 <= outcome.done < 10
@@ -556,6 +559,17 @@ def test_who_goes_alone(shop, template, orders):
     worker._renderer.globals.update(look=lambda: seen.append(len(shop.outputs())), pause=lambda: time.sleep(0.002))
     worker.render(shop.span(*names(*map(str, range(10)))), AMPLE)
     assert list(range(10)) == seen
+
+
+def test_what_is_rendered_is_written(shop):
+    """Time that is up leaves no document made for nothing: the rest of the span begins with what nobody has rendered."""
+    seen = []
+    worker = shop.worker("{{ look(name) }}", plugin="GLOBALS = {'look': None}", details=True)
+    worker._renderer.globals["look"] = seen.append
+    rest = shop.span(*names(*map(str, range(600))))
+    while rest.count:
+        rest = rest.after(worker.render(rest, 0.001).done)
+    assert [str(number) for number in range(600)] == seen
 
 
 def test_tiny_items_go_abreast(shop):
