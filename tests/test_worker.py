@@ -562,7 +562,7 @@ def test_who_goes_alone(shop, template, orders):
 
 
 def test_what_is_rendered_is_written(shop):
-    """Time that is up leaves no document made for nothing: the rest of the span begins with what nobody has rendered."""
+    """Time that is up leaves no document made for nothing: the rest begins with what nobody has rendered."""
     seen = []
     worker = shop.worker("{{ look(name) }}", plugin="GLOBALS = {'look': None}", details=True)
     worker._renderer.globals["look"] = seen.append
