@@ -50,6 +50,7 @@ _LOOK_SECONDS = 0.01  # between looks at how much memory is taken, which cost 2 
 _MOST_ABREAST = 32
 _SECONDS_ABREAST = 0.001
 _BYTES_ABREAST = 2**12
+_AMPLE_CAP = 2**24  # bytes for an item, of which what the others of its batch hold is a few hundredths at the most
 
 MOST_THROTTLED = 20
 """Times that an item is asked to wait by a service, before that is its failure."""
@@ -144,7 +145,7 @@ class Pass:
                 yield from items[:made]
                 del items[:made]
                 now = _clock()
-                if self._full or (now > look and (now > end or self._allowance.is_over())):
+                if self._full or self._spent or (now > look and (now > end or self._allowance.is_over())):
                     return
                 if now > look:
                     look = min(end, now + _LOOK_SECONDS)
@@ -182,9 +183,11 @@ class Pass:
     def _opened(self, entries: Iterator[Item], parse: Callable[[bytes], Any]) -> list[Item]:
         """The next items, turned to records: as many as the last ones were that could be rendered together.
 
-        One at a time where each is to have its memory, or its turn, to itself; no more than a message has room for.
+        One at a time where each has its turn, or so little memory that others' would count; no more than a message has
+        room for.
         """
-        most = 1 if self._gated or self._orders.memory is not None else self._worker.abreast
+        cap = self._orders.memory
+        most = 1 if self._gated or (cap is not None and cap < _AMPLE_CAP) else self._worker.abreast
         items: list[Item] = []
         size, room = 0, _FULL_MESSAGE - self._weight
         for item in entries:

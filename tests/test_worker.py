@@ -547,7 +547,7 @@ def test_items_abreast_are_what_they_are_one_by_one(shop, kinds, details):
     [
         ("{{ look() }}{{ pause() }}", {}),
         ("{{ look() }}{{ 'x' * 5000 }}", {}),
-        ("{{ look() }}", {"memory": 10**9}),
+        ("{{ look() }}", {"memory": 10**7}),
         ("{{ look() }}", {"gated": True}),
     ],
     ids=["slow", "large", "capped", "behind a gate"],
@@ -570,6 +570,28 @@ def test_what_is_rendered_is_written(shop):
     while rest.count:
         rest = rest.after(worker.render(rest, 0.001).done)
     assert [str(number) for number in range(600)] == seen
+
+
+@pytest.mark.parametrize("step", ["key", "template"])
+def test_who_lacks_memory_is_left_to_another(shop, step, monkeypatch):
+    """Where others have left much behind, the rest of the span begins with who lacks memory, in a batch, too."""
+    seen = []
+
+    def greedy(name: str) -> str:
+        if name == "40" and name not in seen:
+            monkeypatch.setattr(worker.allowance, "grown", lambda: 2**24)
+            raise MemoryError
+        seen.append(name)
+        return name
+
+    plugin, expression = "GLOBALS = {'greedy': None}", "{{ greedy(name) }}"
+    worker = shop.worker(expression if step == "template" else "x", job={"key": expression if step == "key" else None},
+                         plugin=plugin, memory=2**25)  # fmt: skip
+    worker._renderer.globals["greedy"] = greedy
+    outcome = worker.render(shop.span(*names(*map(str, range(100)))), AMPLE)
+    assert (40, 40, True, ()) == (outcome.done, outcome.rendered, outcome.spent, outcome.items)
+    assert [str(number) for number in range(40)] == seen
+    assert {f"{number}.txt" for number in range(40)} == set(shop.outputs())
 
 
 def test_tiny_items_go_abreast(shop):
