@@ -238,7 +238,7 @@ def _render(
                 _report(stopped.result, job, summary, quiet=quiet, only_json=only_json)
             raise
     _report(result, job, summary, quiet=quiet, only_json=only_json)
-    if result.failed or (result.stopped and result.not_reached):
+    if result.failed or result.not_reached:
         sys.exit(1)
 
 

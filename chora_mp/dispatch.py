@@ -289,7 +289,7 @@ class Dispatch:
             if len(self._crew.seats) == 1:
                 raise
             self._crew.do_without(seat)
-            return False
+            return True  # the next one may start, and if none does, that is raised: nothing else is there to wait for
         return not (self._spans.slow or self._first_result_is_due())
 
     def _submit(self, task: _Task, name: str, *arguments: Any) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from array import array
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from chora_mp import Job, WorkerError, batch_generate, batch_generate_stream
 from chora_mp.claims import Claims
 from chora_mp.crew import Crew
-from chora_mp.dispatch import SPAN_SECONDS, Dispatch, Pace
-from chora_mp.lanes import ProcessLane
+from chora_mp.dispatch import SPAN_SECONDS, Dispatch, Pace, Seating
+from chora_mp.lanes import Ending, ProcessLane
 from chora_mp.records import Input, Orders, Outcome
 from chora_mp.slots import Note
 from chora_mp.sources.chunks import Chunks, FileSpans
@@ -437,6 +437,37 @@ def test_who_is_told_to_stop_twice_keeps_the_deadline(tmp_path: Path) -> None:
         started = time.monotonic()
         assert [] == [answer for answer in answers if answer]
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("startable", [0, 1])
+def test_workers_that_die_together_and_cannot_be_replaced(startable: int) -> None:
+    """Who cannot start is done without; with nobody left the run stops, and does not take itself for done."""
+
+    class Dying(FakeSeat):
+        def submit(self, name: str, *arguments: Any) -> Future[Any]:
+            if self.number < 2:  # both are dead before anybody looks
+                future: Future[Any] = Future()
+                future.set_exception(BrokenExecutor("died"))
+                return future
+            if self.number < 4 - startable:
+                raise WorkerError("cannot start a worker process: no room")
+            return super().submit(name, *arguments)
+
+        def bury(self) -> Ending:  # type: ignore[override]
+            return Ending("was killed by SIGKILL")
+
+    lane = FakeLane(2, 0.001)
+    lane.open = lambda: lane.opened.append(Dying(len(lane.opened), 0.001, lane.given)) or lane.opened[-1]  # type: ignore[func-returns-value, method-assign]
+    supplied = supply(100)
+    with Crew(lane) as crew:
+        dispatch = Dispatch(crew, supplied, None, seating=Seating(asked=True))
+        if startable:
+            answers = [answer for answer in dispatch.run() if answer]
+            assert 100 == sum(outcome.done for _, outcome in answers)
+        else:
+            with pytest.raises(WorkerError, match="no room"):
+                list(dispatch.run())
+            assert 100 == supplied.left
 
 
 def test_a_deadline_ends_the_wait(project: Project) -> None:
