@@ -68,8 +68,7 @@ class DocumentCode(CodeGenerator):
             self._macros |= {name if isinstance(name, str) else name[1] for name in imported.names}
         self._modules = {imported.target for imported in node.find_all(nodes.Import)}
         super().visit_Template(node, frame)
-        code = self.stream.getvalue() if isinstance(self.stream, StringIO) else "context"
-        if not _ASKS_MORE.search(_ASKS_FOR_NAMES.sub("", code)):
+        if isinstance(self.stream, StringIO) and not _ASKS_MORE.search(_ASKS_FOR_NAMES.sub("", self.stream.getvalue())):
             self.writeline("needs_names_only = True")
 
     def write_commons(self) -> None:

@@ -127,7 +127,7 @@ class Pass:
             usage=tuple(self._usage.items()),
         )
 
-    # -- one item after the other
+    # -- a span's items, in order
 
     def _made(self, span: Span, read: _Reader, parse: Callable[[bytes], Any], end: float) -> Iterator[Item]:
         """The span's items in order, as far as their documents, or with a failure instead, until it is `end`.
@@ -144,10 +144,11 @@ class Pass:
                     return
                 yield from items[:made]
                 del items[:made]
-                now = _clock()
-                if self._full or self._spent or (now > look and (now > end or self._allowance.is_over())):
+                if self._full or self._spent:
                     return
-                if now > look:
+                if (now := _clock()) > look:
+                    if now > end or self._allowance.is_over():
+                        return
                     look = min(end, now + _LOOK_SECONDS)
 
     def _entries(self, span: Span, read: _Reader) -> Iterator[Item]:
@@ -236,6 +237,32 @@ class Pass:
         self._worker.abreast = min(_MOST_ABREAST, 2 * len(items))
         return len(items)
 
+    def _pass_gate(self, item: Item, span: Span) -> None:
+        """Wait until the item may begin, which is when its time does.
+
+        Raises `ClosedError` where nothing is begun any more.
+        """
+        gate = self._passed = self._worker.gate(item.generator_name())
+        if gate is None:
+            return
+        # What waits here is not late.
+        if not gate.wait(lambda seconds: self._slot.at(span.seq, item.seq, _clock() + seconds)):
+            raise ClosedError
+        item.since = _clock()
+        self._slot.at(span.seq, item.seq, item.since)
+
+    def _generated(self, item: Item, span: Span) -> bytes:
+        """The document; a service that asks to wait is obeyed by all, and then asked again."""
+        for _ in range(MOST_THROTTLED):
+            try:
+                return item.render()
+            except Throttled as throttled:
+                if self._passed is None:
+                    raise
+                self._passed.hold(throttled.seconds)
+                self._pass_gate(item, span)
+        return item.render()
+
     def _finish(self, item: Item, span: Span) -> bool:
         """Put a document where it belongs, and note what became of its item; whether that was done."""
         if item.wanted and item.failed is None:
@@ -268,15 +295,6 @@ class Pass:
         error.__traceback__ = None
         self._spent = True
         return True
-
-    def _blame(self, item: Item, error: BaseException) -> None:
-        """Have an item fail."""
-        item.error, item.failed, error.__traceback__ = error, self._failure(item, error), None
-
-    def _note_failure(self, item: Item, span: Span) -> None:
-        assert item.error is not None  # noqa: S101
-        self._take_note_of(item.error, item)
-        self._note(item, span)
 
     # -- the steps, for items that are in work beside others, too
 
@@ -331,33 +349,16 @@ class Pass:
         self._blame(item, error)
         self._note_failure(item, span)
 
-    # -- what both ask for
+    # -- what came of an item
 
-    def _pass_gate(self, item: Item, span: Span) -> None:
-        """Wait until the item may begin, which is when its time does.
+    def _blame(self, item: Item, error: BaseException) -> None:
+        """Have an item fail."""
+        item.error, item.failed, error.__traceback__ = error, self._failure(item, error), None
 
-        Raises `ClosedError` where nothing is begun any more.
-        """
-        gate = self._passed = self._worker.gate(item.generator_name())
-        if gate is None:
-            return
-        # What waits here is not late.
-        if not gate.wait(lambda seconds: self._slot.at(span.seq, item.seq, _clock() + seconds)):
-            raise ClosedError
-        item.since = _clock()
-        self._slot.at(span.seq, item.seq, item.since)
-
-    def _generated(self, item: Item, span: Span) -> bytes:
-        """The document; a service that asks to wait is obeyed by all, and then asked again."""
-        for _ in range(MOST_THROTTLED):
-            try:
-                return item.render()
-            except Throttled as throttled:
-                if self._passed is None:
-                    raise
-                self._passed.hold(throttled.seconds)
-                self._pass_gate(item, span)
-        return item.render()
+    def _note_failure(self, item: Item, span: Span) -> None:
+        assert item.error is not None  # noqa: S101
+        self._take_note_of(item.error, item)
+        self._note(item, span)
 
     def _failure(self, item: Item, error: BaseException) -> Failure:
         failure = item.failure(error)

@@ -48,20 +48,8 @@ LAYERS = [
     | {"machine", "environment", "bundle", "imports", "closures", "slots", "sinks", "sources", "memory"}
     | {"compiler", "runtime", "filters"}
     | {"state", "ledger", "looks", "outputs", "claims", "findings", "generators", "gate"},
-    {
-        "worker",
-        "rendering",
-        "item",
-        "rowsink",
-        "renderer",
-        "scan",
-        "survey",
-        "seats",
-        "lanes",
-        "crew",
-        "comparison",
-        "planning",
-    }
+    {"worker", "rendering", "item", "rowsink", "renderer", "scan", "survey"}
+    | {"seats", "lanes", "crew", "comparison", "planning"}
     | {"dispatch", "attempts", "watchdog", "generation", "contents", "inflight", "supply", "trials"},
     {"progress", "eventlog", "observers", "table", "charts"},
     {"batch", "abatch", "upkeep", "ahead", "subscription", "benchmark", "measuring", "sampling", "tuning", "sweep"},
